@@ -1,0 +1,67 @@
+"""Who pays for this request: the caller, or the community's generosity pool?"""
+
+from freetier.audit import Problem, Report
+from freetier.errors import (
+    ConfigError,
+    Conflict,
+    FreeTierError,
+    IntegrityError,
+    InvalidInput,
+    OutcomeUnknown,
+    SchemaError,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnavailable,
+    UnknownRequest,
+)
+from freetier.opening import open
+from freetier.policy import FreeTierPolicy, HostLimit
+from freetier.repository import Repository
+from freetier.service import FreeTier
+from freetier.values import (
+    Credit,
+    Decision,
+    Entry,
+    Grant,
+    GrantState,
+    Kind,
+    Limit,
+    PoolStatus,
+    Request,
+    Serve,
+    Settlement,
+    Snapshot,
+)
+
+__all__ = [
+    "ConfigError",
+    "Conflict",
+    "Credit",
+    "Decision",
+    "Entry",
+    "FreeTier",
+    "FreeTierError",
+    "FreeTierPolicy",
+    "Grant",
+    "GrantState",
+    "HostLimit",
+    "IntegrityError",
+    "InvalidInput",
+    "Kind",
+    "Limit",
+    "OutcomeUnknown",
+    "PoolStatus",
+    "Problem",
+    "Report",
+    "Repository",
+    "Request",
+    "SchemaError",
+    "Serve",
+    "Settlement",
+    "Snapshot",
+    "StoreFull",
+    "StoreReadOnly",
+    "StoreUnavailable",
+    "UnknownRequest",
+    "open",
+]

@@ -1,0 +1,221 @@
+"""Rows → values. Pure; the columns come in the order in which `_sql` selects them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from freetier.errors import IntegrityError, SchemaError
+from freetier.repository import Books, View
+from freetier.values import (
+    EPOCH,
+    Decision,
+    Entry,
+    Grant,
+    GrantState,
+    Kind,
+    Limit,
+    PoolStatus,
+    Serve,
+    Settlement,
+    Snapshot,
+    from_us,
+    to_us,
+)
+
+Row = Sequence[Any]
+
+_DAY_US = 86_400_000_000
+_EPOCH_DAY = EPOCH.date()
+_LIMITS: Mapping[str, str] = {limit.value: limit for limit in Limit}
+_AT_US = 10
+_NO_ENDING = (None,) * 11
+_ENDED = {
+    Kind.SETTLE: GrantState.SETTLED,
+    Kind.RELEASE: GrantState.RELEASED,
+    Kind.EXPIRE: GrantState.EXPIRED,
+}
+
+
+def one(rows: Sequence[Row]) -> Row:
+    """The single row of a read that starts from the pool's row."""
+    if len(rows) == 1:
+        return rows[0]
+    raise SchemaError(f"freetier_pool has {len(rows)} rows for this pool, expected 1")
+
+
+def view(row: Row) -> View:
+    now_us, balance, reserved, due_sats, due, *used = row[:8]
+    snapshot = Snapshot(from_us(now_us), *_pool(balance, reserved, due_sats), *used)
+    noted, drawn = row[8:16], row[16:]
+    if drawn[0] is not None:
+        return View(snapshot, grant(drawn, now_us), due)
+    return View(snapshot, _gated(noted) if noted[0] is not None else None, due)
+
+
+def grant(row: Row, now_us: int) -> Grant:
+    """The grant that a draw, its ending and its late settlement tell of, as of `now_us`."""
+    kind, key, identity, tier, price, absorb, charge = row[:7]
+    bound_by, rooms, resets_at_us, at_us, expires_at_us = row[7:12]
+    ended, late = row[12:17], row[17:23]
+    serve = Serve.PARTIAL if charge else Serve.FREE
+    decision = _decision(serve, price, absorb, charge, bound_by, rooms, resets_at_us)
+    settlement = None
+    if kind == Kind.GRANT:
+        state, settlement = GrantState.SETTLED, decision.settle()
+    elif ended[0] is not None:
+        state = _ENDED[ended[0]]
+        if state is GrantState.SETTLED:
+            settlement = _settlement(decision, *ended[1:], uncovered=0, late=False)
+        elif late[0] is not None:
+            settlement = _settlement(decision, *late[1:5], uncovered=late[5], late=True)
+    else:
+        state = GrantState.OPEN if now_us < expires_at_us else GrantState.EXPIRED
+    return Grant(
+        request_id=key,
+        identity=identity,
+        tier=tier,
+        decision=decision,
+        state=state,
+        reserved_at=from_us(at_us),
+        expires_at=None if expires_at_us is None else from_us(expires_at_us),
+        settlement=settlement,
+    )
+
+
+def open_grants(rows: Sequence[Row]) -> list[Grant]:
+    return [grant((*row, *_NO_ENDING), row[_AT_US]) for row in rows]
+
+
+def entry(row: Row) -> Entry:
+    values = list(row)
+    values[_KIND] = Kind(row[_KIND])
+    for column, read in _READ.items():
+        if row[column] is not None:
+            values[column] = read(row[column])
+    return Entry(*values)
+
+
+def entry_or_none(rows: Sequence[Row]) -> Entry | None:
+    return entry(rows[0]) if rows else None
+
+
+def status(row: Row) -> PoolStatus:
+    now_us, balance, reserved, due_sats, open_count, used, gated, gated_sats = row[:8]
+    balance, reserved = _pool(balance, reserved, due_sats)
+    return PoolStatus(
+        as_of=from_us(now_us),
+        balance_sats=balance,
+        reserved_sats=reserved,
+        open_grants=open_count,
+        absorbed_today_sats=used,
+        gated_today=gated,
+        gated_today_sats=gated_sats,
+        totals=dict(zip(Kind, row[8:], strict=True)),
+    )
+
+
+def books(rows: Sequence[Row]) -> Books:
+    used: dict[tuple[int, str, str], int] = {}
+    open_: dict[str, tuple[int, int]] = {}
+    pool = one([row for row in rows if row[0] == "pool" and row[5] is None])
+    for part, number, sats, _, _, name, *_ in rows:
+        if part == "open":
+            open_[name] = (number, sats)
+        elif name is not None:
+            used[number, part, name] = sats
+    totals = dict(zip(Kind, pool[6:], strict=True))
+    return Books(pool[1], pool[2], pool[3], pool[4], totals, used, open_)
+
+
+def rooms_to_text(rooms: Mapping[str, int]) -> str:
+    return json.dumps({str(name): sats for name, sats in rooms.items()})
+
+
+def day_number(at: datetime) -> int:
+    """Days since 1970 at `at`."""
+    return to_us(at) // _DAY_US
+
+
+def _limit(name: str) -> str:
+    """The `Limit` of this name, or the name of a host's own."""
+    return _LIMITS.get(name, name)
+
+
+def _day(number: int) -> date:
+    return _EPOCH_DAY + timedelta(days=number)
+
+
+def _rooms(text: str) -> dict[str, int]:
+    return {_limit(name): sats for name, sats in json.loads(text).items()}
+
+
+def _pool(balance: int, reserved: int, due_sats: int) -> tuple[int, int]:
+    """Balance, and reserved without what is due; never clamped."""
+    if 0 <= due_sats <= reserved <= balance:
+        return balance, reserved - due_sats
+    raise IntegrityError(
+        f"the pool's row says balance {balance}, reserved {reserved}, due {due_sats}: run verify"
+    )
+
+
+def _decision(
+    serve: Serve,
+    price: int,
+    absorb: int,
+    charge: int,
+    bound_by: str | None,
+    rooms: str,
+    resets_at_us: int | None,
+) -> Decision:
+    return Decision(
+        serve,
+        price,
+        absorb,
+        charge,
+        None if bound_by is None else _limit(bound_by),
+        _rooms(rooms),
+        None if resets_at_us is None else from_us(resets_at_us),
+    )
+
+
+def _gated(row: Row) -> Grant:
+    key, identity, tier, price, bound_by, rooms, resets_at_us, at_us = row
+    decision = _decision(Serve.GATE, price, 0, price, bound_by, rooms, resets_at_us)
+    return Grant(key, identity, tier, decision, GrantState.UNHELD, from_us(at_us))
+
+
+def _settlement(
+    decision: Decision,
+    absorbed: int,
+    charged: int,
+    refund: int,
+    overrun: int,
+    *,
+    uncovered: int,
+    late: bool,
+) -> Settlement:
+    """What was written, with the two figures that follow from it."""
+    return Settlement(
+        actual_sats=absorbed + uncovered + charged + overrun,
+        absorbed_sats=absorbed,
+        charged_sats=charged,
+        refund_sats=refund,
+        returned_sats=decision.absorb_sats - absorbed - uncovered,
+        overrun_sats=overrun,
+        late=late,
+        uncovered_sats=uncovered,
+    )
+
+
+_KIND = 1
+_READ: Mapping[int, Callable[[Any], object]] = {
+    3: from_us,  # at
+    6: _day,  # day
+    19: _limit,  # bound_by
+    20: _rooms,  # rooms
+    21: from_us,  # resets_at
+    22: from_us,  # expires_at
+}

@@ -1,0 +1,262 @@
+"""`verify`: every balance proved from the journal, in one pass. Pure: entries in, a report out.
+
+The numbers are those of `docs/explanation/design.md`. For each invariant the first entry that
+breaks it is named; a broken entry does not hide the next invariant's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+
+from attrs import define, field, frozen
+
+from freetier.repository import Books
+from freetier.values import EPOCH, MAX_SATS, WHOLE_BP, Entry, Kind, to_us, utc_day
+
+INVARIANTS: Mapping[int, str] = {
+    1: "conservation: the balance is the sum of its changes",
+    2: "holds: reserved is the sum of its changes, and of the open grants",
+    3: "never negative: 0 <= reserved <= balance after every entry",
+    4: "running totals meet, and seq is 1 ... n without a gap",
+    5: "each kind of entry moves what the design says",
+    6: "used is never below 0, never above the caps of a draw, and the counters equal the sums",
+    7: "once: one seed, one entry a key, credits exact with the carried rest",
+    8: "endings: at most one a grant, then at most one late settlement of an expired one",
+    9: "time never runs back; a draw's day is its UTC date, an ending's is its grant's",
+    10: "absorb + charge = price; refund <= charge; absorbed <= absorb",
+}
+
+_DRAWS = (Kind.RESERVE, Kind.GRANT)
+_ENDINGS = (Kind.SETTLE, Kind.RELEASE, Kind.EXPIRE)
+_DEPOSITS = (Kind.SEED, Kind.CREDIT, Kind.DONATION, Kind.ADJUSTMENT)
+_EPOCH_DAY = EPOCH.date()
+
+
+@frozen
+class Problem:
+    """One invariant, the first entry that breaks it (None: no single entry does), and how."""
+
+    invariant: int
+    seq: int | None
+    detail: str
+
+
+@frozen
+class Report:
+    """What `verify` found: `ok` when there are no problems."""
+
+    entries: int
+    balance_sats: int
+    reserved_sats: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every invariant holds."""
+        return not self.problems
+
+
+def audit(entries: Iterable[Entry], books: Books) -> Report:
+    """Hold the journal, up to the entry that the books are of, against the books."""
+    auditor = _Auditor()
+    for entry in entries:
+        if entry.seq > books.seq:
+            break  # written after the books were read
+        auditor.take(entry)
+    auditor.close(books)
+    problems = tuple(sorted(auditor.problems.values(), key=lambda problem: problem.invariant))
+    return Report(auditor.count, books.balance_sats, books.reserved_sats, problems)
+
+
+@define
+class _Auditor:
+    """The running totals, as the entries so far give them."""
+
+    problems: dict[int, Problem] = field(factory=dict)
+    count: int = 0
+    balance: int = 0
+    reserved: int = 0
+    carry: int = 0
+    last: Entry | None = None
+    totals: dict[Kind, int] = field(factory=lambda: dict.fromkeys(Kind, 0))
+    used: dict[tuple[int, str, str], int] = field(factory=lambda: defaultdict(int))
+    once: set[tuple[str, str]] = field(factory=set)
+    held: dict[str, Entry] = field(factory=dict)
+    expired: dict[str, Entry] = field(factory=dict)
+
+    def take(self, entry: Entry) -> None:
+        self.count += 1
+        self._order(entry)
+        self._uniqueness(entry)
+        if entry.kind in _DRAWS:
+            self._draw(entry)
+        elif entry.kind in _DEPOSITS:
+            self._deposit(entry)
+        else:
+            self._ending(entry)
+        self._totals(entry)
+        self.last = entry
+
+    def close(self, books: Books) -> None:
+        """Hold the derived tables against the sums."""
+        self._check(1, None, books.balance_sats == self.balance, "the pool's row differs")
+        self._check(1, None, dict(books.totals) == self.totals, "the pool's totals differ")
+        self._check(2, None, books.reserved_sats == self.reserved, "the pool's row differs")
+        held = {
+            key: (to_us(grant.expires_at or EPOCH), grant.absorb_sats)
+            for key, grant in self.held.items()
+        }
+        self._check(2, None, dict(books.open_grants) == held, "the open grants differ")
+        self._check(4, None, books.seq == self.count, f"{self.count} entries, seq {books.seq}")
+        for key in books.used.keys() | self.used.keys():
+            same = books.used.get(key, 0) == self.used.get(key, 0)
+            self._check(6, None, same, f"the counter of day, scope and name {key} differs")
+        self._check(7, None, books.credit_carry == self.carry, "the carried remainder differs")
+
+    def _check(self, invariant: int, entry: Entry | None, holds: bool, detail: str) -> None:
+        if not holds and invariant not in self.problems:
+            seq = None if entry is None else entry.seq
+            self.problems[invariant] = Problem(invariant, seq, detail)
+
+    def _order(self, entry: Entry) -> None:
+        self._check(4, entry, entry.seq == self.count, f"seq {entry.seq} stands at {self.count}")
+        if self.last is not None:
+            self._check(9, entry, entry.at >= self.last.at, f"{entry.at} is before {self.last.at}")
+
+    def _uniqueness(self, entry: Entry) -> None:
+        kind = "draw" if entry.kind in _DRAWS else entry.kind
+        if entry.kind in _ENDINGS or entry.kind is Kind.LATE:
+            return  # invariant 8
+        key = "seed" if entry.kind is Kind.SEED else entry.key
+        self._check(7, entry, (kind, key) not in self.once, f"a second {kind} of {entry.key!r}")
+        self.once.add((kind, key))
+
+    def _moves(self, entry: Entry, balance: int, reserved: int, used: int) -> None:
+        moved = (entry.balance_change, entry.reserved_change, entry.used_change)
+        due = (balance, reserved, used)
+        self._check(5, entry, moved == due, f"{entry.kind} moved {moved}, not {due}")
+
+    def _deposit(self, entry: Entry) -> None:
+        self._moves(entry, entry.balance_change, 0, 0)
+        if entry.kind is not Kind.ADJUSTMENT:
+            self._check(5, entry, entry.balance_change >= 0, f"{entry.kind} below 0")
+        if entry.kind is Kind.CREDIT:
+            rest = (entry.paid_sats or 0) * (entry.credit_share_bp or 0) + self.carry
+            exact = (entry.balance_change, entry.credit_carry) == divmod(rest, WHOLE_BP)
+            self._check(7, entry, exact, f"credited {entry.balance_change}, not {rest // WHOLE_BP}")
+            self.carry = entry.credit_carry or 0
+
+    def _draw(self, entry: Entry) -> None:
+        absorb, charge = entry.absorb_sats or 0, entry.charge_sats or 0
+        self._check(10, entry, absorb > 0 and charge >= 0, "absorbs nothing or charges below 0")
+        self._check(10, entry, absorb + charge == entry.price_sats, "absorb + charge is not price")
+        self._check(9, entry, entry.day == utc_day(entry.at), f"day {entry.day} of {entry.at}")
+        if entry.kind is Kind.RESERVE:
+            self._moves(entry, 0, absorb, absorb)
+            later = entry.expires_at is not None and entry.expires_at > entry.at
+            self._check(5, entry, later, "expires before it begins")
+            self.held[entry.key] = entry
+        else:
+            self._moves(entry, -absorb, 0, absorb)
+
+    def _ending(self, entry: Entry) -> None:
+        late = entry.kind is Kind.LATE
+        grant = (self.expired if late else self.held).pop(entry.key, None)
+        if grant is None:
+            self._check(
+                8, entry, False, f"{entry.kind} of {entry.key!r}, which is not there to end"
+            )
+            return
+        absorb, charge = grant.absorb_sats or 0, grant.charge_sats or 0
+        absorbed = entry.absorb_sats or 0
+        match entry.kind:
+            case Kind.SETTLE:
+                self._moves(entry, -absorbed, -absorb, absorbed - absorb)
+            case Kind.RELEASE:
+                self._moves(entry, 0, -absorb, -absorb)
+            case Kind.EXPIRE:
+                self._moves(entry, 0, -absorb, 0)
+                self.expired[entry.key] = grant
+            case _:
+                self._moves(entry, -absorbed, 0, absorbed - absorb)
+        in_time = grant.expires_at is not None and entry.at < grant.expires_at
+        self._check(
+            8,
+            entry,
+            in_time == (entry.kind in (Kind.SETTLE, Kind.RELEASE)),
+            f"{entry.kind} on the wrong side of its expiry",
+        )
+        self._check(9, entry, entry.day == grant.day, f"day {entry.day}, its grant's {grant.day}")
+        same = (entry.identity, entry.tier, entry.price_sats)
+        self._check(
+            8,
+            entry,
+            same == (grant.identity, grant.tier, grant.price_sats),
+            "not the identity, tier and price of its grant",
+        )
+        self._check(
+            10,
+            entry,
+            0 <= absorbed + (entry.uncovered_sats or 0) <= absorb,
+            f"absorbed {absorbed} of {absorb}",
+        )
+        if entry.charge_sats is not None:
+            refund = entry.refund_sats or 0
+            self._check(
+                10,
+                entry,
+                entry.charge_sats + refund == charge and refund >= 0,
+                f"charged {entry.charge_sats} and refunded {refund} of {charge}",
+            )
+
+    def _totals(self, entry: Entry) -> None:
+        self.balance += entry.balance_change
+        self.reserved += entry.reserved_change
+        moved = (
+            entry.reserved_change
+            if entry.kind in (Kind.RESERVE, Kind.RELEASE, Kind.EXPIRE)
+            else entry.balance_change
+        )
+        self.totals[entry.kind] += moved if entry.kind in (*_DEPOSITS, Kind.RESERVE) else -moved
+        before = self.last.balance_sats if self.last else 0
+        self._check(
+            4,
+            entry,
+            entry.balance_sats == before + entry.balance_change,
+            f"balance {before}, changed by {entry.balance_change}, is {entry.balance_sats}",
+        )
+        self._check(
+            1,
+            entry,
+            entry.balance_sats == self.balance,
+            f"balance {entry.balance_sats}, the sum is {self.balance}",
+        )
+        self._check(
+            2,
+            entry,
+            entry.reserved_sats == self.reserved,
+            f"reserved {entry.reserved_sats}, the sum is {self.reserved}",
+        )
+        self._check(
+            3,
+            entry,
+            0 <= self.reserved <= self.balance <= MAX_SATS,
+            f"reserved {self.reserved}, balance {self.balance}",
+        )
+        if entry.used_change and entry.day is not None:
+            self._used(entry)
+
+    def _used(self, entry: Entry) -> None:
+        day = (entry.day - _EPOCH_DAY) // timedelta(days=1) if entry.day else 0
+        for scope, name, cap in (
+            ("identity", entry.identity or "", entry.budget_sats),
+            ("tier", entry.tier or "", entry.tier_ceiling_sats),
+            ("pool", "", entry.release_sats),
+        ):
+            self.used[day, scope, name] += entry.used_change
+            used = self.used[day, scope, name]
+            self._check(6, entry, used >= 0, f"{scope} {name!r} used {used}")
+            over = entry.kind in _DRAWS and cap is not None and used > cap
+            self._check(6, entry, not over, f"{scope} {name!r} used {used} of {cap}")

@@ -1,0 +1,71 @@
+"""What can go wrong, sorted by what the caller may do about it.
+
+Never retry: `InvalidInput`, `ConfigError`, `SchemaError`, `Conflict`, `UnknownRequest`.
+Retry: `StoreUnavailable` (nothing was written). Retry with the same key: `OutcomeUnknown`.
+Call the operator: `StoreReadOnly`, `StoreFull`. Stop writing: `IntegrityError`.
+"""
+
+from __future__ import annotations
+
+_SHOWN = 60
+
+
+class FreeTierError(Exception):
+    """The root of every error that this library raises on purpose."""
+
+
+class InvalidInput(FreeTierError, ValueError):
+    """An argument is not what the function takes; nothing was read or written."""
+
+    def __init__(self, argument: str, value: object, expected: str) -> None:
+        super().__init__(argument, value, expected)
+        self.argument = argument
+        self.value = value
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return f"{self.argument}: expected {self.expected}, got {shown(self.value)}"
+
+
+class ConfigError(FreeTierError):
+    """The settings, or the way the ledger was set up, cannot work; every problem is listed."""
+
+
+class SchemaError(FreeTierError):
+    """The database's schema is older, newer or other than the one this code was written for."""
+
+
+class Conflict(FreeTierError):
+    """The key was used before, for something else; the first answer stands."""
+
+
+class UnknownRequest(FreeTierError):
+    """No grant was ever written for this request id."""
+
+
+class StoreUnavailable(FreeTierError):
+    """The store did not answer in time. Nothing was written: try again."""
+
+
+class OutcomeUnknown(FreeTierError):
+    """The store broke off while it was writing. Ask again with the same key to learn the truth."""
+
+
+class StoreReadOnly(FreeTierError):
+    """The store can be read but not written; an operator must look at it."""
+
+
+class StoreFull(FreeTierError):
+    """The store has no room left; an operator must look at it. Nothing was written."""
+
+
+class IntegrityError(FreeTierError):
+    """The books do not add up. Stop writing and run `verify`; no balance is ever clamped."""
+
+
+def shown(value: object) -> str:
+    """`value` as an error message shows it: its repr, cut to 60 characters, with its type."""
+    text = repr(value[: _SHOWN * 2] if isinstance(value, str | bytes) else value)
+    if len(text) > _SHOWN:
+        text = text[:_SHOWN] + "…"
+    return text if value is None else f"{text} ({type(value).__name__})"

@@ -1,0 +1,68 @@
+"""The schema as numbered SQL files, for this library's own migrations and for a host's tool."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import import_module
+from importlib.resources import files
+from typing import Any
+
+from freetier.errors import InvalidInput
+
+DIALECTS = ("sqlite",)
+_FILE = re.compile(r"(\d{4})_\w+\.sql")
+_END = re.compile(r";[ \t]*\n(?=[ \t]*(?:\n|\Z))")
+
+
+def latest(dialect: str) -> int:
+    """The version that `statements` leads to. Raises `InvalidInput`."""
+    return max(_scripts(dialect))
+
+
+def statements(dialect: str, schema: str | None = None, since: int = 0) -> list[str]:
+    """The single statements, in order, that take a database from version `since` to the latest.
+
+    They hold no BEGIN and no COMMIT: run them one by one inside a transaction of your own (an
+    Alembic revision, an LNbits `mNNN_` function). `schema` is the name of a database schema to
+    put the tables in; SQLite has none. Raises `InvalidInput`.
+    """
+    scripts = _scripts(dialect)
+    if schema is not None:
+        raise InvalidInput("schema", schema, "None: SQLite has no schema names")
+    if type(since) is not int or not 0 <= since <= max(scripts):
+        raise InvalidInput("since", since, f"a schema version from 0 to {max(scripts)}")
+    return [
+        statement
+        for version, script in scripts.items()
+        if version > since
+        for statement in split(script)
+    ]
+
+
+def migrate(connection: Any) -> int:
+    """Bring the schema on a host's own `sqlite3` connection up to date; the version it has now.
+
+    Joins the transaction that is open, or is atomic by itself. Raises `SchemaError` for a newer
+    or drifted schema, `InvalidInput` for anything but an `sqlite3.Connection`.
+    """
+    version: int = import_module("freetier.sqlite").migrate(connection)
+    return version
+
+
+def split(script: str) -> list[str]:
+    """The statements of a script in which each ends with `;` before an empty line or the end."""
+    return [part.strip() for part in _END.split(script) if part.strip()]
+
+
+@cache
+def _scripts(dialect: str) -> dict[int, str]:
+    if dialect not in DIALECTS:
+        raise InvalidInput("dialect", dialect, f"one of {', '.join(DIALECTS)}")
+    folder = files("freetier") / "schema" / dialect
+    found = {
+        int(match[1]): file.read_text(encoding="utf-8")
+        for file in folder.iterdir()
+        if (match := _FILE.fullmatch(file.name))
+    }
+    return dict(sorted(found.items()))

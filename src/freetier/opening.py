@@ -1,0 +1,62 @@
+"""`freetier.open`: pick the adapter by URL, migrate, seed once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import datetime
+from importlib import import_module
+
+from freetier.errors import ConfigError, InvalidInput
+from freetier.policy import FreeTierPolicy
+from freetier.repository import Repository
+from freetier.service import FreeTier, OnUnavailable
+
+_SQLITE = "sqlite:///"
+_MEMORY = "memory:"
+
+
+def open(
+    url: str | os.PathLike[str],
+    policy: FreeTierPolicy | None = None,
+    *,
+    clock: Callable[[], datetime] | None = None,
+    on_unavailable: OnUnavailable = "raise",
+) -> FreeTier:
+    """A ledger that is ready: migrated, and seeded if it was new. A context manager; it closes.
+
+    `url` is a path (`freetier.db`), `sqlite:///relative.db`, `sqlite:////absolute.db`, or
+    `memory:` for a ledger that is gone with the process. Without a policy the environment says:
+    `FreeTierPolicy.from_env()`. Raises `InvalidInput`, `ConfigError`, `SchemaError`,
+    `StoreUnavailable`.
+    """
+    if policy is None:
+        policy = FreeTierPolicy.from_env()
+    repository = _repository(url)
+    try:
+        ledger = FreeTier(policy, repository, clock=clock, on_unavailable=on_unavailable)
+        ledger.seed()
+    except BaseException:
+        repository.close()
+        raise
+    return ledger
+
+
+def _repository(url: str | os.PathLike[str]) -> Repository:
+    """The adapter of the URL's scheme, imported only when it is asked for."""
+    if isinstance(url, str):
+        if url == _MEMORY:
+            return _made("memory", "MemoryRepository")
+        if url.startswith(_SQLITE):
+            return _made("sqlite", "SQLiteRepository", url.removeprefix(_SQLITE))
+        if "://" in url:
+            scheme = url.partition("://")[0]
+            raise ConfigError(f"{scheme}://…: no adapter for this; a path or sqlite:///… is known")
+    elif not isinstance(url, os.PathLike):
+        raise InvalidInput("url", url, "a path or a URL")
+    return _made("sqlite", "SQLiteRepository", url)
+
+
+def _made(module: str, name: str, *args: object) -> Repository:
+    repository: Repository = getattr(import_module(f"freetier.{module}"), name)(*args)
+    return repository

@@ -1,0 +1,230 @@
+"""The rule: how much of a price the pool absorbs, and which limit bound it.
+
+Nothing here reads a clock, an environment or a database: the same arguments give the same answer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Final
+
+from attrs import field, frozen
+
+from freetier import settings
+from freetier.errors import ConfigError, InvalidInput
+from freetier.values import (
+    MAX_SATS,
+    WHOLE_BP,
+    Caps,
+    Decision,
+    Limit,
+    Request,
+    Serve,
+    Snapshot,
+    check_id,
+    check_sats,
+    check_share,
+)
+
+DEFAULT_BUDGETS: Final = MappingProxyType(
+    {"new": 0, "established": 50, "trusted": 200, "elite": 1000}
+)
+HOURS_A_DAY = 24
+MAX_TTL_S = 366 * 24 * 3600
+
+_BUILT_IN = frozenset(limit.value for limit in Limit)
+
+Room = Callable[[Request, Snapshot], int | None]
+
+
+@frozen
+class HostLimit:
+    """A limit of the host's own: `room(request, snapshot)` in sats, or None where it has no say.
+
+    `room` is a pure function; `name` is what `bound_by` and `rooms` call it. With `resets_daily`
+    a decision that it bound says that midnight UTC helps. Host limits come after the built-in
+    ones, in the order given. They are not re-checked by the database: a limit that counts across
+    requests belongs in a ceiling.
+    """
+
+    name: str
+    room: Room
+    resets_daily: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        check_id("name", self.name)
+        if self.name in _BUILT_IN:
+            raise InvalidInput("name", self.name, "a name that no built-in limit has")
+
+
+def _read_only(value: Mapping[str, int]) -> Mapping[str, int]:
+    """A copy that nobody changes later; what is not a mapping is left for the check."""
+    return MappingProxyType(dict(value)) if isinstance(value, Mapping) else value
+
+
+@frozen(kw_only=True)
+class FreeTierPolicy:
+    """Budgets, shares and limits; `decide` is the rule. Only budgets and pool bind by default.
+
+    budgets: sats that a tier may draw per identity per UTC day; these are all the tiers there are.
+    credit_share_bp: the part of each paid invoice that goes into the pool (1000: 10 %).
+    seed_sats: what the pool starts with, once.
+    floor_sats: what the pool never goes below for a grant.
+    tier_ceilings: sats that all identities of a tier may draw per UTC day, together.
+    daily_release_sats: sats that everybody may draw per UTC day, together.
+    daily_release_paced: free that by the hour, a 24th more each.
+    pool_share_bp: the part of what is available that one request may draw.
+    per_request_sats: the most that one request may draw.
+    min_charge_sats, min_absorb_sats: the least that a partial charges, and absorbs (from 1).
+    grant_ttl_s: seconds that a grant is held unless `reserve` says otherwise; up to 366 days.
+    limits: the host's own.
+
+    Raises `InvalidInput` for a setting out of bounds.
+    """
+
+    budgets: Mapping[str, int] = field(default=DEFAULT_BUDGETS, converter=_read_only, hash=False)
+    credit_share_bp: int = 1000
+    seed_sats: int = 10_000
+    floor_sats: int = 0
+    tier_ceilings: Mapping[str, int] = field(factory=dict, converter=_read_only, hash=False)
+    daily_release_sats: int | None = None
+    daily_release_paced: bool = False
+    pool_share_bp: int | None = None
+    per_request_sats: int | None = None
+    min_charge_sats: int = 1
+    min_absorb_sats: int = 1
+    grant_ttl_s: int = 900
+    limits: tuple[HostLimit, ...] = field(default=(), converter=tuple)
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("budgets", "tier_ceilings"):
+            tiers = getattr(self, name)
+            if not isinstance(tiers, Mapping):
+                raise InvalidInput(name, tiers, "a mapping from tier to sats")
+            for tier, sats in tiers.items():
+                check_sats(f"{name}[{check_id(name, tier)!r}]", sats)
+        check_share("credit_share_bp", self.credit_share_bp)
+        for name in ("seed_sats", "floor_sats"):
+            check_sats(name, getattr(self, name))
+        for name in ("daily_release_sats", "per_request_sats"):
+            if getattr(self, name) is not None:
+                check_sats(name, getattr(self, name))
+        for name in ("min_charge_sats", "min_absorb_sats"):
+            check_sats(name, getattr(self, name), least=1)
+        if self.pool_share_bp is not None:
+            check_share("pool_share_bp", self.pool_share_bp)
+        if type(self.daily_release_paced) is not bool:
+            raise InvalidInput("daily_release_paced", self.daily_release_paced, "True or False")
+        if type(self.grant_ttl_s) is not int or not 1 <= self.grant_ttl_s <= MAX_TTL_S:
+            raise InvalidInput("grant_ttl_s", self.grant_ttl_s, f"seconds from 1 to {MAX_TTL_S}")
+        for tier in self.tier_ceilings:
+            self.check_tier("tier_ceilings", tier)
+        names = [limit.name for limit in self.limits]
+        if len(set(names)) < len(names):
+            raise InvalidInput("limits", names, "a name of its own for each limit")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> FreeTierPolicy:
+        """The policy that the `FREETIER_…` variables say; `docs/reference/settings.md` lists them.
+
+        Raises `ConfigError` that lists every variable that is misspelled or has no usable value.
+        """
+        values = settings.read(environ)
+        values["budgets"] = {**DEFAULT_BUDGETS, **values.get("budgets", {})}
+        try:
+            return cls(**values)
+        except InvalidInput as error:
+            raise ConfigError(str(error)) from error
+
+    def check_tier(self, argument: str, tier: str) -> str:
+        """`tier` if the policy knows it, else raises `InvalidInput`."""
+        if tier in self.budgets:
+            return tier
+        raise InvalidInput(argument, tier, f"one of the tiers {', '.join(self.budgets)}")
+
+    def decide(self, request: Request, snapshot: Snapshot) -> Decision:
+        """How much of the price the pool absorbs: the least of the price and every limit's room.
+
+        Of several limits that leave the same room, the first in the order of `Limit` is named. A
+        price of 0 is free. Raises `InvalidInput` for a tier without a budget.
+        """
+        price = request.price_sats
+        rooms = self._rooms(request, snapshot)
+        bound_by = min(rooms, key=rooms.__getitem__)  # the first of the least
+        if rooms[bound_by] >= price or price == 0:
+            return Decision(Serve.FREE, price, price, 0, None, rooms)
+        absorb = min(rooms[bound_by], price - self.min_charge_sats)
+        if absorb < self.min_absorb_sats:
+            absorb = 0
+        return Decision(
+            Serve.PARTIAL if absorb else Serve.GATE,
+            price,
+            absorb,
+            price - absorb,
+            bound_by,
+            rooms,
+            self._resets_at(bound_by, request, snapshot.at),
+        )
+
+    def caps(self, request: Request, at: datetime) -> Caps:
+        """What the database re-checks when the grant is written, from the same settings."""
+        return Caps(
+            budget_sats=self.budgets[request.tier],
+            tier_ceiling_sats=self.tier_ceilings.get(request.tier),
+            release_sats=self._released(at),
+            floor_sats=self.floor_sats,
+            pool_share_bp=self.pool_share_bp,
+        )
+
+    def pool_room(self, snapshot: Snapshot) -> int:
+        """What a grant may draw from the pool: what is available above the floor."""
+        return max(0, snapshot.available_sats - self.floor_sats)
+
+    def _rooms(self, request: Request, snapshot: Snapshot) -> dict[str, int]:
+        """The room of each limit in force, in the order of precedence."""
+        tier = self.check_tier("tier", request.tier)
+        rooms: dict[str, int] = {}
+        if request.identity is None:
+            rooms[Limit.ANONYMOUS] = 0
+        rooms[Limit.BUDGET] = max(0, self.budgets[tier] - snapshot.identity_used_sats)
+        ceiling = self.tier_ceilings.get(tier)
+        if ceiling is not None:
+            rooms[Limit.TIER_CEILING] = max(0, ceiling - snapshot.tier_used_sats)
+        released = self._released(snapshot.at)
+        if released is not None:
+            rooms[Limit.DAILY_RELEASE] = max(0, released - snapshot.pool_used_sats)
+        rooms[Limit.POOL] = self.pool_room(snapshot)
+        if self.pool_share_bp is not None:
+            available = max(0, snapshot.available_sats)
+            rooms[Limit.POOL_SHARE] = available * self.pool_share_bp // WHOLE_BP
+        if self.per_request_sats is not None:
+            rooms[Limit.PER_REQUEST] = self.per_request_sats
+        for limit in self.limits:
+            room = limit.room(request, snapshot)
+            if room is not None:
+                rooms[limit.name] = check_sats(f"room of {limit.name!r}", room, most=MAX_SATS)
+        return rooms
+
+    def _released(self, at: datetime) -> int | None:
+        """What of the day's release is free at `at`."""
+        if self.daily_release_sats is None or not self.daily_release_paced:
+            return self.daily_release_sats
+        return self.daily_release_sats * (at.astimezone(UTC).hour + 1) // HOURS_A_DAY
+
+    def _resets_at(self, bound_by: str, request: Request, at: datetime) -> datetime | None:
+        """When time alone next gives `bound_by` more room; None when it never does."""
+        hour = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        midnight = hour.replace(hour=0) + timedelta(days=1)
+        match bound_by:
+            case Limit.BUDGET:
+                return midnight if self.budgets[request.tier] else None
+            case Limit.TIER_CEILING:
+                return midnight if self.tier_ceilings[request.tier] else None
+            case Limit.DAILY_RELEASE if self.daily_release_sats:
+                return hour + timedelta(hours=1) if self.daily_release_paced else midnight
+            case _:
+                daily = any(host.name == bound_by and host.resets_daily for host in self.limits)
+                return midnight if daily else None

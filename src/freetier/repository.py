@@ -1,0 +1,187 @@
+"""The port: what a store promises to the service, whatever it is made of.
+
+A store keeps the journal and what follows from it. It decides nothing: it shows (`look`), and it
+writes a proposed entry or refuses it, in one atomic step that is exact among any number of
+processes. A refusal writes nothing and raises nothing; the service looks again.
+
+Every method that takes `now` uses it as the clock, or the store's own clock where it is None.
+The store's time never runs back: it is the later of the clock and the last entry.
+
+The promises, each held by a test of `freetier.testing.RepositoryContract` with its number:
+
+ 1. The journal is append-only, and `seq` runs 1 … n without a gap.
+ 2. Each entry carries the pool's totals after it, and they follow from the entry before.
+ 3. A request is drawn for once, under one id, for ever; a second draw is refused.
+ 4. A draw that the pool cannot pay above its floor is refused.
+ 5. A draw over the identity's budget, the tier's ceiling or the day's release is refused.
+ 6. A draw over its share of what is available is refused.
+ 7. A grant has one ending; a second one is refused.
+ 8. A grant past its expiry can only expire, and then settle late, once.
+ 9. Settling gives back what was not needed, to pool and allowance; releasing gives back both;
+    expiring gives back to the pool alone.
+10. A late settlement draws at most what the pool has above its floor.
+11. `look` shows a grant past its expiry as expired and leaves it out of reserved, swept or not.
+12. `sweep` expires what is due, the oldest first, at most as many as it was told.
+13. A payment is credited once; credits are exact over time, the remainder carried.
+14. There is one seed; a donation's and an adjustment's key is used once.
+15. The pool never goes below what is reserved, whoever adjusts it.
+16. A gate is noted once; a request is either noted or drawn for, never both.
+17. Time in the journal never runs back, and a draw's day is the UTC date of its time.
+18. An ending and a late settlement count for the day of their grant.
+19. What a look shows as used is what the journal says for that day.
+20. Callers that race for the last sats never get more than there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Protocol, Self
+
+from attrs import field, frozen
+
+from freetier.values import (
+    Caps,
+    Decision,
+    Entry,
+    Grant,
+    Kind,
+    PoolStatus,
+    Request,
+    Settlement,
+    Snapshot,
+)
+
+SWEEP_LIMIT = 64
+"""The most grants that one call expires."""
+PAGE = 500
+"""The most rows that one read returns."""
+
+
+@frozen
+class View:
+    """What `look` shows: the snapshot, what is known of the request, how many grants are due."""
+
+    snapshot: Snapshot
+    grant: Grant | None
+    due: int
+
+
+@frozen
+class Draw:
+    """A proposed `reserve` (held until `expires_at`) or `grant` (final; `expires_at` is None)."""
+
+    kind: Kind
+    request: Request
+    decision: Decision
+    caps: Caps
+    at: datetime
+    expires_at: datetime | None
+
+
+@frozen
+class Ending:
+    """A proposed `settle`, `release`, `expire` or `late` for an existing grant.
+
+    `settlement` is None for a release and an expiry. `floor_sats` binds a late settlement.
+    """
+
+    kind: Kind
+    request_id: str
+    at: datetime
+    settlement: Settlement | None = None
+    floor_sats: int = 0
+
+
+@frozen
+class Deposit:
+    """A proposed `seed`, `credit`, `donation` or `adjustment`.
+
+    `sats` is what moves, below 0 only for an adjustment. For a credit it is what was paid, and
+    the store works out the share, since only the store knows the carried remainder.
+    """
+
+    kind: Kind
+    key: str
+    sats: int
+    credit_share_bp: int | None = None
+    sponsor: str | None = None
+    note: str | None = None
+
+
+@frozen
+class Books:
+    """The derived tables at one instant, right after entry `seq`, for `verify` to hold against it.
+
+    `used` is keyed by (days since 1970, scope, name), `open_grants` by request id with (expiry in
+    microseconds since 1970, sats held).
+    """
+
+    seq: int
+    balance_sats: int
+    reserved_sats: int
+    credit_carry: int
+    totals: Mapping[Kind, int] = field(hash=False)
+    used: Mapping[tuple[int, str, str], int] = field(hash=False)
+    open_grants: Mapping[str, tuple[int, int]] = field(hash=False)
+
+
+class Repository(Protocol):
+    """A store in blocking code. Safe to use from several threads.
+
+    Raises `StoreUnavailable`, `OutcomeUnknown`, `StoreReadOnly`, `StoreFull`, `SchemaError` and
+    `IntegrityError`, as `freetier.errors` describes them.
+    """
+
+    def look(
+        self,
+        request_id: str,
+        now: datetime | None,
+        *,
+        identity: str | None = None,
+        tier: str | None = None,
+    ) -> View:
+        """The pool, what `identity` and `tier` used today, and the grant that this id has."""
+
+    def draw(self, draw: Draw) -> Entry | None:
+        """Write a reserve or a grant. None when a limit is short or the id is known."""
+
+    def note_gate(self, request: Request, decision: Decision, at: datetime) -> bool:
+        """Note that a known identity was gated. False when the id is known. Moves no sats."""
+
+    def end(self, ending: Ending) -> Entry | None:
+        """Write an ending. None when the grant cannot end so, or the pool cannot pay a late one."""
+
+    def sweep(self, now: datetime | None, limit: int = SWEEP_LIMIT) -> int:
+        """Expire at most `limit` of the grants that are due; how many it did."""
+
+    def deposit(self, deposit: Deposit, now: datetime | None) -> Entry | None:
+        """Write sats in (or out). None when the key is known or the pool would leave its bounds."""
+
+    def find(self, kind: Kind, key: str) -> Entry | None:
+        """The entry of this kind with this key."""
+
+    def status(self, now: datetime | None) -> PoolStatus:
+        """The pool, in one cheap read; without `budgets`, which the policy knows."""
+
+    def open_grants(self, now: datetime | None, after: Grant | None = None) -> list[Grant]:
+        """A page of the grants held at `now`, the first to expire first, from after `after` on."""
+
+    def entries(self, after: int = 0, limit: int = PAGE) -> list[Entry]:
+        """A page of the journal, in order, from after seq `after` on."""
+
+    def books(self) -> Books:
+        """The derived tables, all of one instant."""
+
+    def close(self) -> None:
+        """Give back what was opened. Closing twice is fine."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...

@@ -1,0 +1,136 @@
+"""Settings from `FREETIER_…` variables: strict, and every problem at once.
+
+A misspelled name must not fall back to a default in silence, so an unknown `FREETIER_…` name is
+an error. Numbers are ASCII digits, nothing else: no sign, no underscore, no space, no unit.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from attrs import frozen
+
+from freetier.errors import ConfigError, InvalidInput, shown
+from freetier.values import MAX_SATS, WHOLE_BP, check_id
+
+PREFIX = "FREETIER_"
+NOT_POLICY = frozenset({"FREETIER_DB", "FREETIER_TEST_DSN"})
+"""Names with our prefix that set something else: the command's ledger, the tests' database."""
+
+_DIGITS = re.compile(r"[0-9]{1,16}", re.ASCII)
+_PERCENT = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?", re.ASCII)
+_TIER = re.compile(r"[A-Z0-9_]+", re.ASCII)
+
+
+def sats(text: str) -> int:
+    """A whole number of sats."""
+    if not _DIGITS.fullmatch(text) or int(text) > MAX_SATS:
+        raise ValueError(f"a whole number of sats from 0 to {MAX_SATS}")
+    return int(text)
+
+
+def percent(text: str) -> int:
+    """A percentage with up to two decimals, as basis points."""
+    match = _PERCENT.fullmatch(text)
+    share = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0")) if match else WHOLE_BP + 1
+    if share > WHOLE_BP:
+        raise ValueError("a percentage from 0 to 100 with at most two decimals, as in 2.5")
+    return share
+
+
+def seconds(text: str) -> int:
+    """A whole number of seconds."""
+    if not _DIGITS.fullmatch(text):
+        raise ValueError("a whole number of seconds")
+    return int(text)
+
+
+def yes_no(text: str) -> bool:
+    """`true` or `false`."""
+    if text not in ("true", "false"):
+        raise ValueError("true or false")
+    return text == "true"
+
+
+@frozen
+class Setting:
+    """One variable (or, with `per_tier`, a prefix that a tier's name follows) and its field."""
+
+    variable: str
+    field: str
+    read: Callable[[str], Any]
+    per_tier: bool = False
+
+
+SETTINGS = (
+    Setting("FREETIER_BUDGET_", "budgets", sats, per_tier=True),
+    Setting("FREETIER_POOL_CREDIT_PCT", "credit_share_bp", percent),
+    Setting("FREETIER_POOL_SEED_SATS", "seed_sats", sats),
+    Setting("FREETIER_POOL_FLOOR_SATS", "floor_sats", sats),
+    Setting("FREETIER_TIER_CEILING_", "tier_ceilings", sats, per_tier=True),
+    Setting("FREETIER_DAILY_RELEASE_SATS", "daily_release_sats", sats),
+    Setting("FREETIER_DAILY_RELEASE_PACED", "daily_release_paced", yes_no),
+    Setting("FREETIER_POOL_SHARE_PCT", "pool_share_bp", percent),
+    Setting("FREETIER_PER_REQUEST_SATS", "per_request_sats", sats),
+    Setting("FREETIER_MIN_CHARGE_SATS", "min_charge_sats", sats),
+    Setting("FREETIER_MIN_ABSORB_SATS", "min_absorb_sats", sats),
+    Setting("FREETIER_GRANT_TTL_S", "grant_ttl_s", seconds),
+)
+
+
+def read(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The policy's fields that `environ` sets.
+
+    Raises `ConfigError`, a line for each variable that is unknown or has no usable value.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name in sorted(environ):
+        if not name.startswith(PREFIX) or name in NOT_POLICY:
+            continue
+        setting, tier = _find(name)
+        if setting is None:
+            problems.append(f"{name}: no such setting{_did_you_mean(name)}")
+            continue
+        try:
+            value = setting.read(environ[name])
+            if setting.per_tier:
+                values.setdefault(setting.field, {})[check_id("tier", tier)] = value
+            else:
+                values[setting.field] = value
+        except InvalidInput as error:
+            problems.append(f"{name}: {error}")
+        except ValueError as error:
+            problems.append(f"{name}: expected {error}, got {shown(environ[name])}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return values
+
+
+def _find(name: str) -> tuple[Setting | None, str]:
+    for setting in SETTINGS:
+        if setting.per_tier:
+            tier = name.removeprefix(setting.variable)
+            if name.startswith(setting.variable) and _TIER.fullmatch(tier):
+                return setting, tier.lower()
+        elif name == setting.variable:
+            return setting, ""
+    return None, ""
+
+
+def _did_you_mean(name: str) -> str:
+    """The nearest known name; for one with a tier, the known prefix with the tier kept."""
+    close = difflib.get_close_matches(name, list(_candidates(name)), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _candidates(name: str) -> Iterator[str]:
+    for setting in SETTINGS:
+        if setting.per_tier:
+            yield setting.variable + name.rpartition("_")[2]
+        else:
+            yield setting.variable
+    yield from NOT_POLICY

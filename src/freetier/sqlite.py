@@ -1,0 +1,226 @@
+"""SQLite: open, execute, translate errors. The rules are in the schema, the statements in `_sql`.
+
+Two kinds of connection. The library's own: one a thread, each statement its own transaction,
+durable (WAL, `synchronous=FULL`), patient under contention. A host's: one connection, used as it
+is; what is written belongs to the host's transaction, and nothing is retried behind its back.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
+
+from freetier import _sqlite_schema
+from freetier._blocking import BlockingRepository
+from freetier._sql import Query
+from freetier._sqlite_errors import is_busy, translated
+from freetier.errors import ConfigError, InvalidInput, StoreUnavailable
+
+T = TypeVar("T")
+
+DEADLINE_S = 5.0
+"""How long one call waits for other writers before it gives up."""
+_FIRST_PAUSE_S = 0.000_25
+_LONGEST_PAUSE_S = 0.010
+_MIN_VERSION = (3, 37, 0)  # STRICT tables; RETURNING came with 3.35
+
+
+class SQLiteRepository(BlockingRepository):
+    """A ledger in an SQLite file, or on a host's own `sqlite3.Connection`.
+
+    A path: the file is created and migrated if need be, and this object may be used by any
+    thread. A call that finds the file locked tries again, with jitter, for `timeout_s` seconds.
+
+    A connection: it must have the schema (`freetier.migrations`). Its transaction, pragmas and
+    row factory are left as they are: commit to keep what was written, roll back to undo it.
+
+    Raises `ConfigError`, `SchemaError`, `StoreUnavailable`; after a fork every call raises
+    `ConfigError`, because SQLite forbids to carry a connection into a child process.
+    """
+
+    def __init__(
+        self,
+        database: str | os.PathLike[str] | sqlite3.Connection,
+        *,
+        timeout_s: float = DEADLINE_S,
+    ) -> None:
+        if sqlite3.sqlite_version_info < _MIN_VERSION:
+            raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old: 3.37 or newer needed")
+        self._connections: _Connections
+        if isinstance(database, sqlite3.Connection):
+            self._connections = _Hosts(database)
+            self._connections.patiently(_sqlite_schema.check)
+        else:
+            self._connections = _Own(database, timeout_s)
+            try:
+                self._connections.patiently(_sqlite_schema.migrate_own)
+            except BaseException:
+                self.close()
+                raise
+
+    def run(self, query: Query[T]) -> T:
+        """Run one statement, atomic by itself, and read its rows."""
+        params = dict(query.params)
+        if "now_us" in params and params["now_us"] is None:
+            params["now_us"] = time.time_ns() // 1000
+
+        def execute(connection: sqlite3.Connection) -> Sequence[Sequence[Any]]:
+            cursor = connection.cursor()
+            cursor.row_factory = None  # a host's would give rows of another kind
+            return cursor.execute(query.text, params).fetchall()
+
+        return query.parse(self._connections.patiently(execute, writes=query.writes))
+
+    def close(self) -> None:
+        """Close the library's own connections; a host's stays open."""
+        self._connections.close()
+
+
+def migrate(connection: sqlite3.Connection) -> int:
+    """See `freetier.migrations.migrate`."""
+    if not isinstance(connection, sqlite3.Connection):
+        raise InvalidInput("connection", connection, "an sqlite3.Connection")
+    return _Hosts(connection).patiently(_sqlite_schema.migrate_joined)
+
+
+class _Connections(Protocol):
+    def patiently(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T: ...
+
+    def close(self) -> None: ...
+
+
+class _Fork:
+    """Refuses a connection in any process but the one that opened it."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def check(self) -> None:
+        if os.getpid() != self._pid:
+            raise ConfigError(
+                f"this ledger was opened in process {self._pid} and is used in its child "
+                f"{os.getpid()}: open it after the fork"
+            )
+
+
+class _Hosts:
+    """One connection that belongs to the host."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        if connection.text_factory is not str:
+            raise ConfigError("the connection's text_factory must be str")
+        self._connection = connection
+        self._fork = _Fork()
+
+    def patiently(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
+        """Do `work` once: whether to wait for a lock is for the host's own busy timeout."""
+        self._fork.check()
+        try:
+            return work(self._connection)
+        except sqlite3.Error as error:
+            raise translated(error, "the host's connection", writes=writes) from error
+
+    def close(self) -> None:
+        """Nothing: the connection is the host's."""
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that a weak set can hold, so that one goes with its thread."""
+
+
+class _Own:
+    """One connection a thread, opened when the thread first asks."""
+
+    def __init__(self, path: str | os.PathLike[str], timeout_s: float) -> None:
+        try:
+            self._path = os.fspath(path)
+        except TypeError:
+            raise InvalidInput("database", path, "a path or an sqlite3.Connection") from None
+        if type(self._path) is not str or not self._path or "\0" in self._path:
+            raise InvalidInput("database", path, "a path or an sqlite3.Connection")
+        if self._path == ":memory:":
+            raise InvalidInput(
+                "database", path, "a file: each connection would have a memory of its own"
+            )
+        if not Path(self._path).absolute().parent.is_dir():
+            raise ConfigError(f"{self._path}: the folder does not exist")
+        self._timeout_s = timeout_s
+        self._local = threading.local()
+        self._all: WeakSet[_Connection] = WeakSet()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._fork = _Fork()
+
+    def patiently(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
+        """Do `work`, again while the file is locked, with growing random pauses, to a deadline.
+
+        SQLite's own busy handler wakes waiters in no fair order and starves some for seconds.
+        """
+        self._fork.check()
+        deadline = time.monotonic() + self._timeout_s
+        longest = _FIRST_PAUSE_S
+        while True:
+            try:
+                return work(self._connection())
+            except sqlite3.Error as error:
+                self._abandon()
+                if not is_busy(error):
+                    raise translated(error, self._path, writes=writes) from error
+                if time.monotonic() >= deadline:
+                    raise StoreUnavailable(
+                        f"{self._path}: still locked by other writers after {self._timeout_s} s; "
+                        "nothing was written"
+                    ) from error
+            time.sleep(random.uniform(0, longest))  # noqa: S311 - jitter, not a secret
+            longest = min(longest * 2, _LONGEST_PAUSE_S)
+
+    def close(self) -> None:
+        """Close every thread's connection, unless a fork left them to the parent."""
+        with self._lock:
+            self._closed = True
+            if os.getpid() == self._fork._pid:
+                for connection in list(self._all):
+                    connection.close()
+            self._all.clear()
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: _Connection | None = getattr(self._local, "connection", None)
+        if connection is None or self._closed:
+            connection = self._open()
+        return connection
+
+    def _open(self) -> _Connection:
+        with self._lock:
+            if self._closed:
+                raise ConfigError(f"{self._path}: the ledger was closed")
+            connection = sqlite3.connect(
+                self._path,
+                timeout=0,
+                isolation_level=None,
+                check_same_thread=False,  # close() may come from another thread
+                factory=_Connection,
+            )
+            try:
+                (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+                if mode != "wal":
+                    raise ConfigError(f"{self._path}: cannot use WAL here, only {mode!r}")
+                connection.execute("PRAGMA synchronous=FULL").fetchall()
+            except BaseException:
+                connection.close()
+                raise
+            self._all.add(connection)
+            self._local.connection = connection
+            return connection
+
+    def _abandon(self) -> None:
+        """Leave no transaction open after a failure."""
+        connection: _Connection | None = getattr(self._local, "connection", None)
+        if connection is not None and not self._closed and connection.in_transaction:
+            connection.rollback()

@@ -1,0 +1,354 @@
+"""The nouns. Frozen values, checked once, where they enter; no I/O, no clock, no rule.
+
+Sats are whole numbers (`type(x) is int`) from 0 to `MAX_SATS`, all the bitcoin there can be.
+Shares are basis points: 10,000 is the whole. Every time is an aware `datetime`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+
+from attrs import field, frozen
+
+from freetier.errors import InvalidInput
+
+MAX_SATS = 2_100_000_000_000_000
+"""All the bitcoin there will ever be, in sats: the upper bound of every amount."""
+WHOLE_BP = 10_000
+"""The whole, in basis points."""
+MAX_ID_LENGTH = 256
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Serve(StrEnum):
+    """Who pays: `FREE` the pool, `PARTIAL` both, `GATE` the caller."""
+
+    FREE = "free"
+    PARTIAL = "partial"
+    GATE = "gate"
+
+
+class Limit(StrEnum):
+    """Why the pool does not absorb more. In the order of precedence: the earlier wins a tie."""
+
+    ANONYMOUS = "anonymous"
+    """Nobody is known to ask."""
+    BUDGET = "budget"
+    """The identity's allowance: its tier's budget less what it used today."""
+    TIER_CEILING = "tier_ceiling"
+    """What a whole tier may draw a day, so that many cheap identities cannot empty the pool."""
+    DAILY_RELEASE = "daily_release"
+    """What the whole pool gives a day, if paced a 24th more each hour."""
+    POOL = "pool"
+    """What is available above the floor."""
+    POOL_SHARE = "pool_share"
+    """A share of what is available, per request."""
+    PER_REQUEST = "per_request"
+    """A fixed most, per request."""
+    UNAVAILABLE = "unavailable"
+    """The store did not answer and the host chose `on_unavailable="gate"`."""
+
+
+class GrantState(StrEnum):
+    """`open`, then exactly one of `settled`, `released`, `expired`. `unheld`: nothing was held."""
+
+    OPEN = "open"
+    SETTLED = "settled"
+    RELEASED = "released"
+    EXPIRED = "expired"
+    UNHELD = "unheld"
+    """A gate, or a price of 0: no sats moved, so there is nothing to end."""
+
+
+class Kind(StrEnum):
+    """The kinds of journal entry; `docs/explanation/design.md` has the sats each one moves."""
+
+    SEED = "seed"
+    CREDIT = "credit"
+    DONATION = "donation"
+    ADJUSTMENT = "adjustment"
+    RESERVE = "reserve"
+    GRANT = "grant"
+    SETTLE = "settle"
+    RELEASE = "release"
+    EXPIRE = "expire"
+    LATE = "late"
+
+
+@frozen
+class Request:
+    """What is asked: `identity` (None is anonymous), of `tier`, wants work for `price_sats`.
+
+    `request_id` is the host's (a job id, an event id) and unique for ever: the same id again is
+    the same request, and gets the same answer. Raises `InvalidInput`.
+    """
+
+    request_id: str
+    identity: str | None
+    tier: str
+    price_sats: int
+
+    def __attrs_post_init__(self) -> None:
+        check_id("request_id", self.request_id)
+        if self.identity is not None:
+            check_id("identity", self.identity)
+        check_id("tier", self.tier)
+        check_sats("price_sats", self.price_sats)
+
+
+@frozen
+class Snapshot:
+    """What the repository shows a policy: the time, the pool, what was drawn this UTC day.
+
+    `reserved_sats` leaves out grants past their expiry. The three `…_used_sats` are what this
+    identity, its tier, and everybody drew today.
+    """
+
+    at: datetime
+    balance_sats: int
+    reserved_sats: int = 0
+    identity_used_sats: int = 0
+    tier_used_sats: int = 0
+    pool_used_sats: int = 0
+
+    @property
+    def available_sats(self) -> int:
+        """Balance less reserved."""
+        return self.balance_sats - self.reserved_sats
+
+
+@frozen
+class Settlement:
+    """How a grant ended, on the real cost (rule 6). All in sats.
+
+    `absorbed_sats` the pool paid; `charged_sats` the caller paid in the end, after `refund_sats`
+    came back; `returned_sats` of the grant was not needed; `overrun_sats` of the cost exceeded
+    the price and is nobody's promise. A grant settled after it expired is `late`: what the pool
+    could no longer pay is `uncovered_sats`.
+    """
+
+    actual_sats: int
+    absorbed_sats: int
+    charged_sats: int
+    refund_sats: int
+    returned_sats: int
+    overrun_sats: int
+    late: bool = False
+    uncovered_sats: int = 0
+
+
+@frozen
+class Decision:
+    """The answer: the pool absorbs `absorb_sats`, the caller is charged `charge_sats`.
+
+    absorb + charge = price, always. `bound_by` is the limit that kept absorb below the price
+    (None when free): a `Limit`, or the name of a host's own limit. `rooms` has the sats that each
+    limit in force left, in the order of precedence. `resets_at` is when the binding limit next
+    grows by itself; None when time alone does not help.
+    """
+
+    serve: Serve
+    price_sats: int
+    absorb_sats: int
+    charge_sats: int
+    bound_by: str | None
+    rooms: Mapping[str, int] = field(hash=False)
+    resets_at: datetime | None = None
+
+    def settle(self, actual_sats: int | None = None) -> Settlement:
+        """What is owed once the work cost `actual_sats`, as if it had been decided on that.
+
+        The pool pays min(actual, absorb); the caller the rest, at most the charge. An unknown
+        cost (None) settles at the grant. Raises `InvalidInput`.
+        """
+        price = self.price_sats
+        actual = price if actual_sats is None else check_sats("actual_sats", actual_sats)
+        absorbed = min(actual, self.absorb_sats)
+        charged = min(actual - absorbed, self.charge_sats)
+        return Settlement(
+            actual_sats=actual,
+            absorbed_sats=absorbed,
+            charged_sats=charged,
+            refund_sats=self.charge_sats - charged,
+            returned_sats=self.absorb_sats - absorbed,
+            overrun_sats=max(0, actual - price),
+        )
+
+
+@frozen
+class Caps:
+    """The limits that a grant was decided under and that the store checks again as it writes it."""
+
+    budget_sats: int
+    tier_ceiling_sats: int | None
+    release_sats: int | None
+    floor_sats: int
+    pool_share_bp: int | None
+
+
+@frozen
+class Grant:
+    """A decision written down for a request, and what became of it.
+
+    `expires_at` is None where nothing is held. `settlement` is there once it was settled, in time
+    or late (then `state` stays `EXPIRED`).
+    """
+
+    request_id: str
+    identity: str | None
+    tier: str
+    decision: Decision
+    state: GrantState
+    reserved_at: datetime
+    expires_at: datetime | None = None
+    settlement: Settlement | None = None
+
+    @property
+    def absorb_sats(self) -> int:
+        """What the pool promised."""
+        return self.decision.absorb_sats
+
+    @property
+    def charge_sats(self) -> int:
+        """What the caller is asked to pay."""
+        return self.decision.charge_sats
+
+
+@frozen
+class Credit:
+    """A paid invoice, and the part of it that went into the pool."""
+
+    payment_hash: str
+    paid_sats: int
+    credited_sats: int
+
+
+@frozen
+class Entry:
+    """One fact of the journal, in the words of the schema; None where a figure does not apply.
+
+    `balance_change`, `reserved_change` and `used_change` are what it moved; `balance_sats` and
+    `reserved_sats` are the pool's totals right after it.
+    """
+
+    seq: int
+    kind: Kind
+    key: str
+    at: datetime
+    identity: str | None
+    tier: str | None
+    day: date | None
+    price_sats: int | None
+    absorb_sats: int | None
+    charge_sats: int | None
+    paid_sats: int | None
+    refund_sats: int | None
+    overrun_sats: int | None
+    uncovered_sats: int | None
+    budget_sats: int | None
+    tier_ceiling_sats: int | None
+    release_sats: int | None
+    floor_sats: int | None
+    pool_share_bp: int | None
+    bound_by: str | None
+    rooms: Mapping[str, int] | None = field(hash=False)
+    resets_at: datetime | None
+    expires_at: datetime | None
+    credit_share_bp: int | None
+    credit_carry: int | None
+    sponsor: str | None
+    note: str | None
+    balance_change: int
+    reserved_change: int
+    used_change: int
+    balance_sats: int
+    reserved_sats: int
+
+
+@frozen
+class PoolStatus:
+    """The pool as of `as_of`. All in sats but `open_grants`, which counts.
+
+    `absorbed_today_sats` is what was drawn this UTC day: settled, held, or spent by a grant that
+    expired (its allowance does not come back). `totals` has a sum for each kind of entry, since
+    the first. `gated_today` and `gated_today_sats` are the unmet demand of known identities.
+    """
+
+    as_of: datetime
+    balance_sats: int
+    reserved_sats: int
+    open_grants: int
+    absorbed_today_sats: int
+    gated_today: int
+    gated_today_sats: int
+    totals: Mapping[Kind, int] = field(hash=False)
+    budgets: Mapping[str, int] = field(hash=False, factory=dict)
+
+    @property
+    def available_sats(self) -> int:
+        """Balance less reserved."""
+        return self.balance_sats - self.reserved_sats
+
+
+def check_sats(argument: str, value: object, *, least: int = 0, most: int = MAX_SATS) -> int:
+    """`value` if it is an int (not a bool) from `least` to `most`, else raises `InvalidInput`."""
+    if type(value) is int and least <= value <= most:
+        return value
+    raise InvalidInput(argument, value, f"a whole number of sats from {least} to {most}")
+
+
+def check_share(argument: str, value: object) -> int:
+    """`value` if it is an int from 0 to 10,000 basis points, else raises `InvalidInput`."""
+    if type(value) is int and 0 <= value <= WHOLE_BP:
+        return value
+    raise InvalidInput(argument, value, "a whole number of basis points from 0 to 10000")
+
+
+def check_id(argument: str, value: object) -> str:
+    """`value` if it is an id, else raises `InvalidInput`.
+
+    An id is 1 to 256 printable characters without `<`, `>` or `&`, which LNbits strips from
+    stored text. Spaces at the ends, and characters that Unicode counts as a variant of another
+    (full-width digits, ligatures, split accents), are refused: two ids that look the same must
+    be the same.
+    """
+    if type(value) is not str or not 1 <= len(value) <= MAX_ID_LENGTH:
+        raise InvalidInput(argument, value, f"text of 1 to {MAX_ID_LENGTH} characters")
+    if not value.isprintable() or value != value.strip():
+        raise InvalidInput(argument, value, "printable characters without spaces at the ends")
+    if "<" in value or ">" in value or "&" in value:
+        raise InvalidInput(argument, value, "text without '<', '>' and '&'")
+    if not value.isascii() and not unicodedata.is_normalized("NFKC", value):
+        raise InvalidInput(argument, value, "text in Unicode's normal form NFKC")
+    return value
+
+
+def check_note(argument: str, value: object) -> str:
+    """`value` if it is empty or fit to be an id, else raises `InvalidInput`."""
+    return value if type(value) is str and not value else check_id(argument, value)
+
+
+def check_time(argument: str, value: object) -> datetime:
+    """`value` if it is an aware `datetime` from 1970 on, else raises `InvalidInput`."""
+    if isinstance(value, datetime) and value.utcoffset() is not None and value >= EPOCH:
+        return value
+    raise InvalidInput(argument, value, "an aware datetime from 1970 on")
+
+
+def to_us(at: datetime) -> int:
+    """Microseconds since 1970 began, UTC."""
+    return (at - EPOCH) // _MICROSECOND
+
+
+def from_us(us: int) -> datetime:
+    """The UTC time `us` microseconds after 1970 began."""
+    return EPOCH + timedelta(microseconds=us)
+
+
+def utc_day(at: datetime) -> date:
+    """The UTC date at `at`."""
+    return at.astimezone(UTC).date()
