@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from freetier import journal
 from freetier.errors import IntegrityError, SchemaError
 from freetier.repository import Books, View
 from freetier.values import (
@@ -19,7 +20,6 @@ from freetier.values import (
     Limit,
     PoolStatus,
     Serve,
-    Settlement,
     Snapshot,
     from_us,
     to_us,
@@ -32,11 +32,6 @@ _EPOCH_DAY = EPOCH.date()
 _LIMITS: Mapping[str, str] = {limit.value: limit for limit in Limit}
 _AT_US = 10
 _NO_ENDING = (None,) * 11
-_ENDED = {
-    Kind.SETTLE: GrantState.SETTLED,
-    Kind.RELEASE: GrantState.RELEASED,
-    Kind.EXPIRE: GrantState.EXPIRED,
-}
 
 
 def one(rows: Sequence[Row]) -> Row:
@@ -59,26 +54,26 @@ def grant(row: Row, now_us: int) -> Grant:
     """The grant that a draw, its ending and its late settlement tell of, as of `now_us`."""
     kind, key, identity, tier, price, absorb, charge = row[:7]
     bound_by, rooms, resets_at_us, at_us, expires_at_us = row[7:12]
-    ended, late = row[12:17], row[17:23]
+    ending, late = row[12:17], row[17:23]
     serve = Serve.PARTIAL if charge else Serve.FREE
     decision = _decision(serve, price, absorb, charge, bound_by, rooms, resets_at_us)
     settlement = None
     if kind == Kind.GRANT:
-        state, settlement = GrantState.SETTLED, decision.settle()
-    elif ended[0] is not None:
-        state = _ENDED[ended[0]]
-        if state is GrantState.SETTLED:
-            settlement = _settlement(decision, *ended[1:], uncovered=0, late=False)
-        elif late[0] is not None:
-            settlement = _settlement(decision, *late[1:5], uncovered=late[5], late=True)
-    else:
-        state = GrantState.OPEN if now_us < expires_at_us else GrantState.EXPIRED
+        settlement = decision.settle()
+    elif ending[0] == Kind.SETTLE:
+        settlement = journal.settlement(decision, *ending[1:])
+    elif late[0] is not None:
+        settlement = journal.settlement(decision, *late[1:])
     return Grant(
         request_id=key,
         identity=identity,
         tier=tier,
         decision=decision,
-        state=state,
+        state=journal.state(
+            Kind(kind),
+            None if ending[0] is None else Kind(ending[0]),
+            due=expires_at_us is not None and expires_at_us <= now_us,
+        ),
         reserved_at=from_us(at_us),
         expires_at=None if expires_at_us is None else from_us(expires_at_us),
         settlement=settlement,
@@ -185,29 +180,6 @@ def _gated(row: Row) -> Grant:
     key, identity, tier, price, bound_by, rooms, resets_at_us, at_us = row
     decision = _decision(Serve.GATE, price, 0, price, bound_by, rooms, resets_at_us)
     return Grant(key, identity, tier, decision, GrantState.UNHELD, from_us(at_us))
-
-
-def _settlement(
-    decision: Decision,
-    absorbed: int,
-    charged: int,
-    refund: int,
-    overrun: int,
-    *,
-    uncovered: int,
-    late: bool,
-) -> Settlement:
-    """What was written, with the two figures that follow from it."""
-    return Settlement(
-        actual_sats=absorbed + uncovered + charged + overrun,
-        absorbed_sats=absorbed,
-        charged_sats=charged,
-        refund_sats=refund,
-        returned_sats=decision.absorb_sats - absorbed - uncovered,
-        overrun_sats=overrun,
-        late=late,
-        uncovered_sats=uncovered,
-    )
 
 
 _KIND = 1

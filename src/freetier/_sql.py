@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 from attrs import frozen
 
 from freetier import _rows
+from freetier.journal import once
 from freetier.repository import PAGE, SWEEP_LIMIT, Books, Deposit, Draw, Ending, View
 from freetier.values import Decision, Entry, Grant, Kind, PoolStatus, Request, to_us
 
@@ -65,11 +66,9 @@ LEFT JOIN freetier_usage AS ut ON ut.pool = p.pool AND ut.day = p.now_us / 86400
 LEFT JOIN freetier_usage AS up ON up.pool = p.pool AND up.day = p.now_us / 86400000000
   AND up.scope = 'pool' AND up.name = ''
 LEFT JOIN freetier_gate AS n ON n.pool = p.pool AND n.key = :key
-LEFT JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = :key
-  AND g.kind IN ('reserve', 'grant')
-LEFT JOIN freetier_journal AS e ON e.pool = p.pool AND e.key = :key
-  AND e.kind IN ('settle', 'release', 'expire')
-LEFT JOIN freetier_journal AS l ON l.pool = p.pool AND l.key = :key AND l.kind = 'late'
+LEFT JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = :key AND g.once = 'draw'
+LEFT JOIN freetier_journal AS e ON e.pool = p.pool AND e.key = :key AND e.once = 'ending'
+LEFT JOIN freetier_journal AS l ON l.pool = p.pool AND l.key = :key AND l.once = 'late'
 """
 
 # A reserve holds sats until it ends; a grant pays them at once.
@@ -106,7 +105,8 @@ SELECT p.pool, p.seq + 1, :kind, g.key, p.now_us, g.identity, g.tier, g.day, g.p
   p.balance_sats - CAST(:absorb_sats AS BIGINT),
   p.reserved_sats - CAST(:ends_hold AS BIGINT) * g.absorb_sats
 FROM {_POOL_NOW}
-JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = :key AND g.kind = 'reserve'
+JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = :key AND g.once = 'draw'
+  AND g.kind = 'reserve'
 WHERE TRUE
 RETURNING {ENTRY_COLUMNS}
 """
@@ -123,7 +123,7 @@ FROM {_POOL_NOW}
 JOIN (SELECT pool, key, expires_at_us FROM freetier_open
       WHERE pool = :pool AND expires_at_us <= (SELECT now_us FROM {_POOL_NOW})
       ORDER BY expires_at_us, key LIMIT :limit) AS o ON o.pool = p.pool
-JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = o.key AND g.kind = 'reserve'
+JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = o.key AND g.once = 'draw'
 WHERE TRUE
 WINDOW due AS (ORDER BY o.expires_at_us, o.key ROWS UNBOUNDED PRECEDING)
 ORDER BY o.expires_at_us, o.key
@@ -167,13 +167,14 @@ SELECT p.pool, :key, CAST(:now_us AS BIGINT), CAST(:now_us AS BIGINT) / 86400000
 FROM freetier_pool AS p
 WHERE p.pool = :pool AND NOT EXISTS (
   SELECT 1 FROM freetier_journal AS j
-  WHERE j.pool = p.pool AND j.key = :key AND j.kind IN ('reserve', 'grant'))
+  WHERE j.pool = p.pool AND j.key = :key AND j.once = 'draw')
 ON CONFLICT (pool, key) DO NOTHING
 RETURNING key
 """
 
 FIND: Final = f"""
-SELECT {ENTRY_COLUMNS} FROM freetier_journal WHERE pool = :pool AND key = :key AND kind = :kind
+SELECT {ENTRY_COLUMNS} FROM freetier_journal 
+WHERE pool = :pool AND key = :key AND once = :once AND kind = :kind
 """
 
 ENTRIES: Final = f"""
@@ -202,7 +203,7 @@ SELECT {_DRAW_COLUMNS}
 FROM {_POOL_NOW}
 JOIN freetier_open AS o ON o.pool = p.pool AND o.expires_at_us > p.now_us
   AND (o.expires_at_us > :after_us OR (o.expires_at_us = :after_us AND o.key > :after_key))
-JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = o.key AND g.kind = 'reserve'
+JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = o.key AND g.once = 'draw'
 ORDER BY o.expires_at_us, o.key LIMIT :limit
 """
 
@@ -300,11 +301,12 @@ def deposit(deposit: Deposit, now: datetime | None) -> Query[Entry | None]:
 
 
 def find(kind: Kind, key: str) -> Query[Entry | None]:
-    return Query(FIND, {"pool": POOL, "kind": kind.value, "key": key}, _rows.entry_or_none)
+    params: Params = {"pool": POOL, "key": key, "once": once(kind), "kind": kind.value}
+    return Query(FIND, params, _rows.entry_or_none)
 
 
 def entries(after: int = 0, limit: int = PAGE) -> Query[list[Entry]]:
-    params = {"pool": POOL, "after": after, "limit": limit}
+    params: Params = {"pool": POOL, "after": after, "limit": limit}
     return Query(ENTRIES, params, lambda rows: [_rows.entry(row) for row in rows])
 
 

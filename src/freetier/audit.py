@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 
 from attrs import define, field, frozen
 
+from freetier.journal import DEPOSITS, DRAWS, ENDINGS, amount, once
 from freetier.repository import Books
 from freetier.values import EPOCH, MAX_SATS, WHOLE_BP, Entry, Kind, to_us, utc_day
 
@@ -27,11 +27,6 @@ INVARIANTS: Mapping[int, str] = {
     9: "time never runs back; a draw's day is its UTC date, an ending's is its grant's",
     10: "absorb + charge = price; refund <= charge; absorbed <= absorb",
 }
-
-_DRAWS = (Kind.RESERVE, Kind.GRANT)
-_ENDINGS = (Kind.SETTLE, Kind.RELEASE, Kind.EXPIRE)
-_DEPOSITS = (Kind.SEED, Kind.CREDIT, Kind.DONATION, Kind.ADJUSTMENT)
-_EPOCH_DAY = EPOCH.date()
 
 
 @frozen
@@ -90,9 +85,9 @@ class _Auditor:
         self.count += 1
         self._order(entry)
         self._uniqueness(entry)
-        if entry.kind in _DRAWS:
+        if entry.kind in DRAWS:
             self._draw(entry)
-        elif entry.kind in _DEPOSITS:
+        elif entry.kind in DEPOSITS:
             self._deposit(entry)
         else:
             self._ending(entry)
@@ -126,12 +121,11 @@ class _Auditor:
             self._check(9, entry, entry.at >= self.last.at, f"{entry.at} is before {self.last.at}")
 
     def _uniqueness(self, entry: Entry) -> None:
-        kind = "draw" if entry.kind in _DRAWS else entry.kind
-        if entry.kind in _ENDINGS or entry.kind is Kind.LATE:
+        if entry.kind in ENDINGS or entry.kind is Kind.LATE:
             return  # invariant 8
-        key = "seed" if entry.kind is Kind.SEED else entry.key
-        self._check(7, entry, (kind, key) not in self.once, f"a second {kind} of {entry.key!r}")
-        self.once.add((kind, key))
+        only = once(entry.kind), "seed" if entry.kind is Kind.SEED else entry.key
+        self._check(7, entry, only not in self.once, f"a second {only[0]} of {entry.key!r}")
+        self.once.add(only)
 
     def _moves(self, entry: Entry, balance: int, reserved: int, used: int) -> None:
         moved = (entry.balance_change, entry.reserved_change, entry.used_change)
@@ -214,12 +208,7 @@ class _Auditor:
     def _totals(self, entry: Entry) -> None:
         self.balance += entry.balance_change
         self.reserved += entry.reserved_change
-        moved = (
-            entry.reserved_change
-            if entry.kind in (Kind.RESERVE, Kind.RELEASE, Kind.EXPIRE)
-            else entry.balance_change
-        )
-        self.totals[entry.kind] += moved if entry.kind in (*_DEPOSITS, Kind.RESERVE) else -moved
+        self.totals[entry.kind] += amount(entry)
         before = self.last.balance_sats if self.last else 0
         self._check(
             4,
@@ -246,10 +235,9 @@ class _Auditor:
             f"reserved {self.reserved}, balance {self.balance}",
         )
         if entry.used_change and entry.day is not None:
-            self._used(entry)
+            self._used(entry, (entry.day - EPOCH.date()).days)
 
-    def _used(self, entry: Entry) -> None:
-        day = (entry.day - _EPOCH_DAY) // timedelta(days=1) if entry.day else 0
+    def _used(self, entry: Entry, day: int) -> None:
         for scope, name, cap in (
             ("identity", entry.identity or "", entry.budget_sats),
             ("tier", entry.tier or "", entry.tier_ceiling_sats),
@@ -258,5 +246,5 @@ class _Auditor:
             self.used[day, scope, name] += entry.used_change
             used = self.used[day, scope, name]
             self._check(6, entry, used >= 0, f"{scope} {name!r} used {used}")
-            over = entry.kind in _DRAWS and cap is not None and used > cap
+            over = entry.kind in DRAWS and cap is not None and used > cap
             self._check(6, entry, not over, f"{scope} {name!r} used {used} of {cap}")

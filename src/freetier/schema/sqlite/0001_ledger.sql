@@ -104,6 +104,11 @@ CREATE TABLE freetier_journal (
   used_change       INTEGER NOT NULL,
   balance_sats      INTEGER NOT NULL,
   reserved_sats     INTEGER NOT NULL,
+  -- What there is only one of under a key: one draw, one ending, one of each other kind.
+  once              TEXT    NOT NULL GENERATED ALWAYS AS (CASE
+    WHEN kind IN ('reserve', 'grant') THEN 'draw'
+    WHEN kind IN ('settle', 'release', 'expire') THEN 'ending'
+    ELSE kind END) VIRTUAL,
   PRIMARY KEY (pool, seq),
   CHECK (coalesce(CASE kind
     WHEN 'seed' THEN key = 'seed' AND balance_change >= 0 AND reserved_change = 0 AND used_change = 0
@@ -129,16 +134,11 @@ CREATE TABLE freetier_journal (
   CHECK (kind IN ('seed', 'credit', 'donation', 'adjustment')
     OR coalesce(length(identity) BETWEEN 1 AND 256 AND length(tier) BETWEEN 1 AND 256, 0)),
   CHECK (kind NOT IN ('reserve', 'grant')
-    OR coalesce(budget_sats >= absorb_sats AND floor_sats IS NOT NULL AND rooms IS NOT NULL, 0))
+    OR (budget_sats IS NOT NULL AND floor_sats IS NOT NULL AND rooms IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 
--- One draw, one ending and one late settlement a request; one entry of each other kind a key.
-CREATE UNIQUE INDEX freetier_journal_once ON freetier_journal (
-  pool, key,
-  CASE WHEN kind IN ('reserve', 'grant') THEN 'draw'
-       WHEN kind IN ('settle', 'release', 'expire') THEN 'ending'
-       ELSE kind END
-);
+-- Every read by key names what it wants one of: only then does SQLite use this index.
+CREATE UNIQUE INDEX freetier_journal_once ON freetier_journal (pool, key, once);
 
 -- The guard. It runs before the row is written, with the pool's writers already in line, and
 -- refuses what no longer fits. It also meets INSERT OR REPLACE, which fires no delete trigger:
@@ -155,10 +155,8 @@ BEGIN
       AND NEW.balance_sats <= 2100000000000000);
   -- Once.
   SELECT RAISE(IGNORE) WHERE EXISTS (
-    SELECT 1 FROM freetier_journal AS j WHERE j.pool = NEW.pool AND j.key = NEW.key
-      AND CASE WHEN NEW.kind IN ('reserve', 'grant') THEN j.kind IN ('reserve', 'grant')
-               WHEN NEW.kind IN ('settle', 'release', 'expire') THEN j.kind IN ('settle', 'release', 'expire')
-               ELSE j.kind = NEW.kind END);
+    SELECT 1 FROM freetier_journal AS j
+    WHERE j.pool = NEW.pool AND j.key = NEW.key AND j.once = NEW.once);
   -- A draw: not gated before, on its own day, within the floor, the share and the three day caps.
   SELECT RAISE(IGNORE) WHERE NEW.kind IN ('reserve', 'grant') AND (
     NEW.day <> NEW.at_us / 86400000000
@@ -169,6 +167,7 @@ BEGIN
       SELECT 1 FROM freetier_pool AS p WHERE p.pool = NEW.pool AND NEW.absorb_sats >
         (p.balance_sats - p.reserved_sats) / 10000 * NEW.pool_share_bp
         + (p.balance_sats - p.reserved_sats) % 10000 * NEW.pool_share_bp / 10000)
+    OR NEW.used_change > NEW.budget_sats
     OR EXISTS (
       SELECT 1 FROM freetier_usage AS u WHERE u.pool = NEW.pool AND u.day = NEW.day
         AND u.scope = 'identity' AND u.name = NEW.identity
@@ -186,7 +185,7 @@ BEGIN
   -- An ending: of a held grant, on the right side of its expiry, with that grant's own figures.
   SELECT RAISE(IGNORE) WHERE NEW.kind IN ('settle', 'release', 'expire') AND NOT EXISTS (
     SELECT 1 FROM freetier_journal AS g
-    WHERE g.pool = NEW.pool AND g.key = NEW.key AND g.kind = 'reserve'
+    WHERE g.pool = NEW.pool AND g.key = NEW.key AND g.once = 'draw' AND g.kind = 'reserve'
       AND NEW.identity = g.identity AND NEW.tier = g.tier AND NEW.day = g.day
       AND NEW.price_sats = g.price_sats AND NEW.reserved_change = -g.absorb_sats
       AND (NEW.kind = 'expire') = (NEW.at_us >= g.expires_at_us)
@@ -196,14 +195,14 @@ BEGIN
     (NEW.absorb_sats > 0 AND NEW.balance_sats - NEW.reserved_sats < NEW.floor_sats)
     OR NOT EXISTS (
       SELECT 1 FROM freetier_journal AS g
-      WHERE g.pool = NEW.pool AND g.key = NEW.key AND g.kind = 'reserve'
+      WHERE g.pool = NEW.pool AND g.key = NEW.key AND g.once = 'draw' AND g.kind = 'reserve'
         AND NEW.identity = g.identity AND NEW.tier = g.tier AND NEW.day = g.day
         AND NEW.price_sats = g.price_sats AND NEW.used_change = NEW.absorb_sats - g.absorb_sats
         AND NEW.absorb_sats + NEW.uncovered_sats <= g.absorb_sats
         AND NEW.charge_sats + NEW.refund_sats = g.charge_sats)
     OR NOT EXISTS (
       SELECT 1 FROM freetier_journal AS e
-      WHERE e.pool = NEW.pool AND e.key = NEW.key AND e.kind = 'expire'));
+      WHERE e.pool = NEW.pool AND e.key = NEW.key AND e.once = 'ending' AND e.kind = 'expire'));
   -- A credit: exactly the share, with the remainder of all credits before it.
   SELECT RAISE(IGNORE) WHERE NEW.kind = 'credit' AND NOT EXISTS (
     SELECT 1 FROM freetier_pool AS p
@@ -245,7 +244,7 @@ BEGIN
     WHERE NEW.kind IN ('settle', 'release', 'expire') AND pool = NEW.pool AND key = NEW.key
       AND expires_at_us = (
         SELECT g.expires_at_us FROM freetier_journal AS g
-        WHERE g.pool = NEW.pool AND g.key = NEW.key AND g.kind = 'reserve');
+        WHERE g.pool = NEW.pool AND g.key = NEW.key AND g.once = 'draw' AND g.kind = 'reserve');
   -- INSERT OR IGNORE makes the statements above skip what they cannot do: then nothing may stand.
   SELECT RAISE(ABORT, 'freetier: the pool did not follow its journal')
     WHERE NOT EXISTS (

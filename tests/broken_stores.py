@@ -1,0 +1,216 @@
+"""Stores that each break one promise. The contract must catch every one of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from attrs import evolve
+
+from freetier.memory import MemoryRepository
+from freetier.repository import PAGE, SWEEP_LIMIT, Deposit, Draw, Ending, View
+from freetier.values import Decision, Entry, Kind, PoolStatus, Request, utc_day
+
+
+class SkipsANumber(MemoryRepository):
+    def _append(self, kind: Kind, key: str, at: datetime, **figures: Any) -> Entry:
+        entry = super()._append(kind, key, at, **figures)
+        if entry.seq > 3:
+            self._journal[-1] = evolve(entry, seq=entry.seq + 1)
+        return entry
+
+
+class PagesOffByOne(MemoryRepository):
+    def entries(self, after: int = 0, limit: int = PAGE) -> list[Entry]:
+        return super().entries(after + (after > 0), limit)
+
+
+class TotalsBeforeInsteadOfAfter(MemoryRepository):
+    def _append(self, kind: Kind, key: str, at: datetime, **figures: Any) -> Entry:
+        entry = super()._append(kind, key, at, **figures)
+        self._journal[-1] = evolve(entry, balance_sats=entry.balance_sats - entry.balance_change)
+        return entry
+
+
+class ForgetsAnEndedRequest(MemoryRepository):
+    def draw(self, draw: Draw) -> Entry | None:
+        key = draw.request.request_id
+        if ("ending", key) in self._entry:
+            del self._entry["draw", key], self._entry["ending", key]
+        return super().draw(draw)
+
+
+class IgnoresTheFloor(MemoryRepository):
+    def draw(self, draw: Draw) -> Entry | None:
+        return super().draw(evolve(draw, caps=evolve(draw.caps, floor_sats=0)))
+
+
+class BudgetOffByOne(MemoryRepository):
+    def draw(self, draw: Draw) -> Entry | None:
+        caps = evolve(draw.caps, budget_sats=draw.caps.budget_sats + 1)
+        return super().draw(evolve(draw, caps=caps))
+
+
+class IgnoresTheCeiling(MemoryRepository):
+    def draw(self, draw: Draw) -> Entry | None:
+        return super().draw(evolve(draw, caps=evolve(draw.caps, tier_ceiling_sats=None)))
+
+
+class IgnoresTheRelease(MemoryRepository):
+    def draw(self, draw: Draw) -> Entry | None:
+        return super().draw(evolve(draw, caps=evolve(draw.caps, release_sats=None)))
+
+
+class IgnoresTheShare(MemoryRepository):
+    def draw(self, draw: Draw) -> Entry | None:
+        return super().draw(evolve(draw, caps=evolve(draw.caps, pool_share_bp=None)))
+
+
+class EndsTwice(MemoryRepository):
+    def end(self, ending: Ending) -> Entry | None:
+        draw = self._entry.get(("draw", ending.request_id))
+        if draw is not None and draw.kind is Kind.RESERVE and ending.kind is Kind.RELEASE:
+            self._open.setdefault(draw.key, draw)
+        return super().end(ending)
+
+
+class SettlesAfterExpiry(MemoryRepository):
+    def end(self, ending: Ending) -> Entry | None:
+        draw = self._entry.get(("draw", ending.request_id))
+        if draw is not None and ending.kind is Kind.SETTLE and draw.expires_at is not None:
+            longer = evolve(draw, expires_at=draw.expires_at + timedelta(days=1))
+            self._entry["draw", draw.key] = longer
+        return super().end(ending)
+
+
+class ExpiryGivesTheAllowanceBack(MemoryRepository):
+    def _append(self, kind: Kind, key: str, at: datetime, **figures: Any) -> Entry:
+        if kind is Kind.EXPIRE:
+            figures["used"] = figures["reserved"]
+        return super()._append(kind, key, at, **figures)
+
+
+class SettlingKeepsTheAllowance(MemoryRepository):
+    def _append(self, kind: Kind, key: str, at: datetime, **figures: Any) -> Entry:
+        if kind is Kind.SETTLE:
+            figures["used"] = 0
+        return super()._append(kind, key, at, **figures)
+
+
+class LatePaysBelowTheFloor(MemoryRepository):
+    def end(self, ending: Ending) -> Entry | None:
+        return super().end(evolve(ending, floor_sats=-1000))
+
+
+class HoldsUntilSwept(MemoryRepository):
+    def look(
+        self,
+        request_id: str,
+        now: datetime | None,
+        *,
+        identity: str | None = None,
+        tier: str | None = None,
+    ) -> View:
+        view = super().look(request_id, now, identity=identity, tier=tier)
+        snapshot = evolve(view.snapshot, reserved_sats=self._reserved)
+        return evolve(view, snapshot=snapshot)
+
+
+class StatusCountsTheExpired(MemoryRepository):
+    def status(self, now: datetime | None) -> PoolStatus:
+        return evolve(super().status(now), open_grants=len(self._open))
+
+
+class SweepsTheNewestFirst(MemoryRepository):
+    def sweep(self, now: datetime | None, limit: int = SWEEP_LIMIT) -> int:
+        at = self._time(now)
+        due = sorted(self._due(at), key=lambda draw: draw.expires_at or at, reverse=True)
+        for draw in due[:limit]:
+            self.end(Ending(Kind.EXPIRE, draw.key, at))
+        return len(due[:limit])
+
+
+class LosesTheRemainder(MemoryRepository):
+    def deposit(self, deposit: Deposit, now: datetime | None) -> Entry | None:
+        self._carry = 0
+        return super().deposit(deposit, now)
+
+
+class CreditsTwice(MemoryRepository):
+    def deposit(self, deposit: Deposit, now: datetime | None) -> Entry | None:
+        self._entry.pop((Kind.CREDIT, deposit.key), None)
+        return super().deposit(deposit, now)
+
+
+class SeedsTwice(MemoryRepository):
+    def deposit(self, deposit: Deposit, now: datetime | None) -> Entry | None:
+        self._entry.pop((Kind.SEED, deposit.key), None)
+        return super().deposit(deposit, now)
+
+
+class AdjustsIntoWhatIsReserved(MemoryRepository):
+    def deposit(self, deposit: Deposit, now: datetime | None) -> Entry | None:
+        reserved, self._reserved = self._reserved, 0
+        try:
+            return super().deposit(deposit, now)
+        finally:
+            self._reserved = reserved
+
+
+class ForgetsGates(MemoryRepository):
+    def note_gate(self, request: Request, decision: Decision, at: datetime) -> bool:
+        return True
+
+
+class DrawsAfterAGate(MemoryRepository):
+    def draw(self, draw: Draw) -> Entry | None:
+        self._gates.pop(draw.request.request_id, None)
+        return super().draw(draw)
+
+
+class TimeRunsBack(MemoryRepository):
+    def _time(self, now: datetime | None) -> datetime:
+        return (now or datetime.now(UTC)).astimezone(UTC)
+
+
+class EndsOnTheDayOfTheEnding(MemoryRepository):
+    def _append(self, kind: Kind, key: str, at: datetime, **figures: Any) -> Entry:
+        if "day" in figures:
+            figures["day"] = utc_day(at)
+        return super()._append(kind, key, at, **figures)
+
+
+class CountsAllDaysAsToday(MemoryRepository):
+    def look(
+        self,
+        request_id: str,
+        now: datetime | None,
+        *,
+        identity: str | None = None,
+        tier: str | None = None,
+    ) -> View:
+        view = super().look(request_id, now, identity=identity, tier=tier)
+        ever = sum(sats for (_, _, name), sats in self._used.items() if name == identity)
+        return evolve(view, snapshot=evolve(view.snapshot, identity_used_sats=ever))
+
+
+class ChecksThenWrites(MemoryRepository):
+    """What two statements without a lock do: others get between the look and the write."""
+
+    def draw(self, draw: Draw) -> Entry | None:
+        left = self._balance - self._reserved - draw.decision.absorb_sats
+        if left < draw.caps.floor_sats or ("draw", draw.request.request_id) in self._entry:
+            return None
+        time.sleep(0.002)
+        return super().draw(evolve(draw, caps=evolve(draw.caps, floor_sats=0)))
+
+
+BROKEN: tuple[Callable[[], MemoryRepository], ...] = tuple(
+    kind
+    for kind in list(globals().values())
+    if isinstance(kind, type)
+    and issubclass(kind, MemoryRepository)
+    and kind is not MemoryRepository
+)
