@@ -173,7 +173,7 @@ RETURNING key
 """
 
 FIND: Final = f"""
-SELECT {ENTRY_COLUMNS} FROM freetier_journal 
+SELECT {ENTRY_COLUMNS} FROM freetier_journal
 WHERE pool = :pool AND key = :key AND once = :once AND kind = :kind
 """
 

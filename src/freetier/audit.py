@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 
 from attrs import define, field, frozen
 
@@ -105,9 +106,10 @@ class _Auditor:
         }
         self._check(2, None, dict(books.open_grants) == held, "the open grants differ")
         self._check(4, None, books.seq == self.count, f"{self.count} entries, seq {books.seq}")
-        for key in books.used.keys() | self.used.keys():
+        for key in sorted(books.used.keys() | self.used.keys()):
             same = books.used.get(key, 0) == self.used.get(key, 0)
-            self._check(6, None, same, f"the counter of day, scope and name {key} differs")
+            day, scope, name = EPOCH.date() + timedelta(days=key[0]), *key[1:]
+            self._check(6, None, same, f"the counter of {scope} {name!r} on {day} differs")
         self._check(7, None, books.credit_carry == self.carry, "the carried remainder differs")
 
     def _check(self, invariant: int, entry: Entry | None, holds: bool, detail: str) -> None:

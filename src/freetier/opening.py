@@ -10,7 +10,7 @@ from importlib import import_module
 from freetier.errors import ConfigError, InvalidInput
 from freetier.policy import FreeTierPolicy
 from freetier.repository import Repository
-from freetier.service import FreeTier, OnUnavailable
+from freetier.service import FreeTier, OnUnavailable, check_options
 
 _SQLITE = "sqlite:///"
 _MEMORY = "memory:"
@@ -32,7 +32,11 @@ def open(
     """
     if policy is None:
         policy = FreeTierPolicy.from_env()
-    repository = _repository(url)
+    check_options(policy, clock, on_unavailable)
+    try:
+        repository = _repository(url)
+    except InvalidInput as error:
+        raise InvalidInput("url", url, error.expected) from error
     try:
         ledger = FreeTier(policy, repository, clock=clock, on_unavailable=on_unavailable)
         ledger.seed()

@@ -6,7 +6,7 @@ Nothing here reads a clock, an environment or a database: the same arguments giv
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final
@@ -14,9 +14,10 @@ from typing import Final
 from attrs import field, frozen
 
 from freetier import settings
-from freetier.errors import ConfigError, InvalidInput
+from freetier.errors import InvalidInput
 from freetier.values import (
     MAX_SATS,
+    MAX_TTL_S,
     WHOLE_BP,
     Caps,
     Decision,
@@ -33,7 +34,6 @@ DEFAULT_BUDGETS: Final = MappingProxyType(
     {"new": 0, "established": 50, "trusted": 200, "elite": 1000}
 )
 HOURS_A_DAY = 24
-MAX_TTL_S = 366 * 24 * 3600
 
 _BUILT_IN = frozenset(limit.value for limit in Limit)
 
@@ -63,6 +63,12 @@ class HostLimit:
 def _read_only(value: Mapping[str, int]) -> Mapping[str, int]:
     """A copy that nobody changes later; what is not a mapping is left for the check."""
     return MappingProxyType(dict(value)) if isinstance(value, Mapping) else value
+
+
+def _in_order(limits: Iterable[HostLimit]) -> tuple[HostLimit, ...]:
+    if not isinstance(limits, Iterable):
+        raise InvalidInput("limits", limits, "a tuple of HostLimit")
+    return tuple(limits)
 
 
 @frozen(kw_only=True)
@@ -97,31 +103,40 @@ class FreeTierPolicy:
     min_charge_sats: int = 1
     min_absorb_sats: int = 1
     grant_ttl_s: int = 900
-    limits: tuple[HostLimit, ...] = field(default=(), converter=tuple)
+    limits: tuple[HostLimit, ...] = field(default=(), converter=_in_order)
 
     def __attrs_post_init__(self) -> None:
-        for name in ("budgets", "tier_ceilings"):
-            tiers = getattr(self, name)
-            if not isinstance(tiers, Mapping):
-                raise InvalidInput(name, tiers, "a mapping from tier to sats")
-            for tier, sats in tiers.items():
-                check_sats(f"{name}[{check_id(name, tier)!r}]", sats)
+        self._check_tiers()
+        self._check_limits()
         check_share("credit_share_bp", self.credit_share_bp)
         for name in ("seed_sats", "floor_sats"):
             check_sats(name, getattr(self, name))
+        for name in ("min_charge_sats", "min_absorb_sats"):
+            check_sats(name, getattr(self, name), least=1)
         for name in ("daily_release_sats", "per_request_sats"):
             if getattr(self, name) is not None:
                 check_sats(name, getattr(self, name))
-        for name in ("min_charge_sats", "min_absorb_sats"):
-            check_sats(name, getattr(self, name), least=1)
         if self.pool_share_bp is not None:
             check_share("pool_share_bp", self.pool_share_bp)
         if type(self.daily_release_paced) is not bool:
             raise InvalidInput("daily_release_paced", self.daily_release_paced, "True or False")
         if type(self.grant_ttl_s) is not int or not 1 <= self.grant_ttl_s <= MAX_TTL_S:
             raise InvalidInput("grant_ttl_s", self.grant_ttl_s, f"seconds from 1 to {MAX_TTL_S}")
+
+    def _check_tiers(self) -> None:
+        for name in ("budgets", "tier_ceilings"):
+            tiers = getattr(self, name)
+            if not isinstance(tiers, Mapping):
+                raise InvalidInput(name, tiers, "a mapping from tier to sats")
+            for tier, sats in tiers.items():
+                check_sats(f"{name}[{check_id(name, tier)!r}]", sats)
         for tier in self.tier_ceilings:
             self.check_tier("tier_ceilings", tier)
+
+    def _check_limits(self) -> None:
+        for limit in self.limits:
+            if not isinstance(limit, HostLimit):
+                raise InvalidInput("limits", limit, "a HostLimit")
         names = [limit.name for limit in self.limits]
         if len(set(names)) < len(names):
             raise InvalidInput("limits", names, "a name of its own for each limit")
@@ -132,12 +147,9 @@ class FreeTierPolicy:
 
         Raises `ConfigError` that lists every variable that is misspelled or has no usable value.
         """
-        values = settings.read(environ)
+        values = settings.read(environ, DEFAULT_BUDGETS)
         values["budgets"] = {**DEFAULT_BUDGETS, **values.get("budgets", {})}
-        try:
-            return cls(**values)
-        except InvalidInput as error:
-            raise ConfigError(str(error)) from error
+        return cls(**values)
 
     def check_tier(self, argument: str, tier: str) -> str:
         """`tier` if the policy knows it, else raises `InvalidInput`."""
@@ -214,6 +226,15 @@ class FreeTierPolicy:
             return self.daily_release_sats
         return self.daily_release_sats * (at.astimezone(UTC).hour + 1) // HOURS_A_DAY
 
+    def _next_release(self, hour: datetime, midnight: datetime) -> datetime:
+        """The first later hour at which more of the day's release is free."""
+        at, now_free = hour, self._released(hour) or 0
+        while at < midnight:
+            at += timedelta(hours=1)
+            if at == midnight or (self._released(at) or 0) > now_free:
+                break
+        return at
+
     def _resets_at(self, bound_by: str, request: Request, at: datetime) -> datetime | None:
         """When time alone next gives `bound_by` more room; None when it never does."""
         hour = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
@@ -224,7 +245,7 @@ class FreeTierPolicy:
             case Limit.TIER_CEILING:
                 return midnight if self.tier_ceilings[request.tier] else None
             case Limit.DAILY_RELEASE if self.daily_release_sats:
-                return hour + timedelta(hours=1) if self.daily_release_paced else midnight
+                return self._next_release(hour, midnight) if self.daily_release_paced else midnight
             case _:
                 daily = any(host.name == bound_by and host.resets_daily for host in self.limits)
                 return midnight if daily else None

@@ -12,10 +12,11 @@ from attrs import evolve
 from freetier import admission
 from freetier.audit import Report, audit
 from freetier.errors import InvalidInput, StoreUnavailable, UnknownRequest, shown
-from freetier.policy import MAX_TTL_S, FreeTierPolicy
+from freetier.policy import FreeTierPolicy
 from freetier.repository import SWEEP_LIMIT, Deposit, Repository
 from freetier.values import (
     MAX_SATS,
+    MAX_TTL_S,
     Credit,
     Decision,
     Entry,
@@ -31,6 +32,8 @@ from freetier.values import (
 )
 
 T = TypeVar("T")
+_MAX_SEQ = 2**63
+
 OnUnavailable = Literal["raise", "gate"]
 
 
@@ -41,8 +44,8 @@ class FreeTier:
     `InvalidInput` before any I/O for a bad argument, and the store's errors (`freetier.errors`).
 
     clock: gives the time as an aware `datetime`; None is the store's own clock. For tests.
-    on_unavailable: "gate" makes `decide` and `reserve` answer with the full price, bound by
-        `Limit.UNAVAILABLE`, where they would raise `StoreUnavailable`.
+    on_unavailable: "gate" makes `decide`, `reserve` and `record_grant` answer with the full price,
+        bound by `Limit.UNAVAILABLE`, where they would raise `StoreUnavailable`.
     """
 
     def __init__(
@@ -53,12 +56,7 @@ class FreeTier:
         clock: Callable[[], datetime] | None = None,
         on_unavailable: OnUnavailable = "raise",
     ) -> None:
-        if not isinstance(policy, FreeTierPolicy):
-            raise InvalidInput("policy", policy, "a FreeTierPolicy")
-        if clock is not None and not callable(clock):
-            raise InvalidInput("clock", clock, "a callable that gives an aware datetime, or None")
-        if on_unavailable not in ("raise", "gate"):
-            raise InvalidInput("on_unavailable", on_unavailable, "'raise' or 'gate'")
+        check_options(policy, clock, on_unavailable)
         self.policy = policy
         self.repository = repository
         self._clock = clock
@@ -76,7 +74,7 @@ class FreeTier:
         except StoreUnavailable:
             if not self._gates:
                 raise
-            return admission.gated(request, datetime.now(UTC)).decision
+            return admission.gated(request, self._now() or datetime.now(UTC)).decision
 
     def reserve(self, request: Request, *, ttl: timedelta | None = None) -> Grant:
         """Decide, and hold what the pool promises for `ttl` (the policy's, 15 minutes, if None).
@@ -87,20 +85,16 @@ class FreeTier:
         """
         _check_request(request)
         ttl = _check_ttl(timedelta(seconds=self.policy.grant_ttl_s) if ttl is None else ttl)
-        try:
-            return self._run(admission.admit(self.policy, request, self._now(), ttl=ttl))
-        except StoreUnavailable:
-            if not self._gates:
-                raise
-            return admission.gated(request, datetime.now(UTC))
+        return self._admit(request, ttl)
 
     def record_grant(self, request: Request) -> Grant:
         """Decide on a cost that is already known, and pay it at once: the session flow.
 
-        Like `reserve` and `settle` at the price in one step; the grant is settled.
+        Like `reserve` and `settle` at the price in one step: the grant is settled. Raises as
+        `reserve` does.
         """
         _check_request(request)
-        return self._run(admission.admit(self.policy, request, self._now(), ttl=None))
+        return self._admit(request, None)
 
     def settle(self, request_id: str, actual_sats: int | None = None) -> Settlement:
         """End a grant on what the work really cost, None if unknown (rules 6 and 7).
@@ -182,7 +176,7 @@ class FreeTier:
 
     def journal(self, after: int = 0) -> Iterator[Entry]:
         """The entries with a `seq` above `after`, in order; read in pages."""
-        if type(after) is not int or after < 0:
+        if type(after) is not int or not 0 <= after < _MAX_SEQ:
             raise InvalidInput("after", after, "a seq from 0")
         return self._pages(after)
 
@@ -205,6 +199,15 @@ class FreeTier:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _admit(self, request: Request, ttl: timedelta | None) -> Grant:
+        now = self._now()
+        try:
+            return self._run(admission.admit(self.policy, request, now, ttl=ttl))
+        except StoreUnavailable:
+            if not self._gates:
+                raise
+            return admission.gated(request, now or datetime.now(UTC))
 
     def _run(self, steps: admission.Steps[T]) -> T:
         result: Any = None
@@ -229,6 +232,16 @@ class FreeTier:
         while page := self.repository.entries(after):
             yield from page
             after = page[-1].seq
+
+
+def check_options(policy: object, clock: object, on_unavailable: object) -> None:
+    """Raise `InvalidInput` unless a `FreeTier` can be made of these."""
+    if not isinstance(policy, FreeTierPolicy):
+        raise InvalidInput("policy", policy, "a FreeTierPolicy")
+    if clock is not None and not callable(clock):
+        raise InvalidInput("clock", clock, "a callable that gives an aware datetime, or None")
+    if on_unavailable not in ("raise", "gate"):
+        raise InvalidInput("on_unavailable", on_unavailable, "'raise' or 'gate'")
 
 
 def _check_request(request: object) -> None:

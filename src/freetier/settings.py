@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from attrs import frozen
 
 from freetier.errors import ConfigError, InvalidInput, shown
-from freetier.values import MAX_SATS, WHOLE_BP, check_id
+from freetier.values import MAX_SATS, MAX_TTL_S, WHOLE_BP, check_id
 
 PREFIX = "FREETIER_"
 NOT_POLICY = frozenset({"FREETIER_DB", "FREETIER_TEST_DSN"})
@@ -25,11 +25,15 @@ _PERCENT = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?", re.ASCII)
 _TIER = re.compile(r"[A-Z0-9_]+", re.ASCII)
 
 
-def sats(text: str) -> int:
-    """A whole number of sats."""
-    if not _DIGITS.fullmatch(text) or int(text) > MAX_SATS:
-        raise ValueError(f"a whole number of sats from 0 to {MAX_SATS}")
-    return int(text)
+def whole(unit: str, least: int, most: int) -> Callable[[str], int]:
+    """Reads a whole number of `unit` from `least` to `most`."""
+
+    def read_whole(text: str) -> int:
+        if not _DIGITS.fullmatch(text) or not least <= int(text) <= most:
+            raise ValueError(f"a whole number of {unit} from {least} to {most}")
+        return int(text)
+
+    return read_whole
 
 
 def percent(text: str) -> int:
@@ -41,18 +45,15 @@ def percent(text: str) -> int:
     return share
 
 
-def seconds(text: str) -> int:
-    """A whole number of seconds."""
-    if not _DIGITS.fullmatch(text):
-        raise ValueError("a whole number of seconds")
-    return int(text)
-
-
 def yes_no(text: str) -> bool:
     """`true` or `false`."""
     if text not in ("true", "false"):
         raise ValueError("true or false")
     return text == "true"
+
+
+_sats = whole("sats", 0, MAX_SATS)
+_from_one = whole("sats", 1, MAX_SATS)
 
 
 @frozen
@@ -66,23 +67,23 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("FREETIER_BUDGET_", "budgets", sats, per_tier=True),
+    Setting("FREETIER_BUDGET_", "budgets", _sats, per_tier=True),
     Setting("FREETIER_POOL_CREDIT_PCT", "credit_share_bp", percent),
-    Setting("FREETIER_POOL_SEED_SATS", "seed_sats", sats),
-    Setting("FREETIER_POOL_FLOOR_SATS", "floor_sats", sats),
-    Setting("FREETIER_TIER_CEILING_", "tier_ceilings", sats, per_tier=True),
-    Setting("FREETIER_DAILY_RELEASE_SATS", "daily_release_sats", sats),
+    Setting("FREETIER_POOL_SEED_SATS", "seed_sats", _sats),
+    Setting("FREETIER_POOL_FLOOR_SATS", "floor_sats", _sats),
+    Setting("FREETIER_TIER_CEILING_", "tier_ceilings", _sats, per_tier=True),
+    Setting("FREETIER_DAILY_RELEASE_SATS", "daily_release_sats", _sats),
     Setting("FREETIER_DAILY_RELEASE_PACED", "daily_release_paced", yes_no),
     Setting("FREETIER_POOL_SHARE_PCT", "pool_share_bp", percent),
-    Setting("FREETIER_PER_REQUEST_SATS", "per_request_sats", sats),
-    Setting("FREETIER_MIN_CHARGE_SATS", "min_charge_sats", sats),
-    Setting("FREETIER_MIN_ABSORB_SATS", "min_absorb_sats", sats),
-    Setting("FREETIER_GRANT_TTL_S", "grant_ttl_s", seconds),
+    Setting("FREETIER_PER_REQUEST_SATS", "per_request_sats", _sats),
+    Setting("FREETIER_MIN_CHARGE_SATS", "min_charge_sats", _from_one),
+    Setting("FREETIER_MIN_ABSORB_SATS", "min_absorb_sats", _from_one),
+    Setting("FREETIER_GRANT_TTL_S", "grant_ttl_s", whole("seconds", 1, MAX_TTL_S)),
 )
 
 
-def read(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The policy's fields that `environ` sets.
+def read(environ: Mapping[str, str], tiers: Collection[str]) -> dict[str, Any]:
+    """The policy's fields that `environ` sets, where `tiers` are known without it.
 
     Raises `ConfigError`, a line for each variable that is unknown or has no usable value.
     """
@@ -105,9 +106,20 @@ def read(environ: Mapping[str, str]) -> dict[str, Any]:
             problems.append(f"{name}: {error}")
         except ValueError as error:
             problems.append(f"{name}: expected {error}, got {shown(environ[name])}")
+    problems += sorted(_unknown_tiers(values, tiers))
     if problems:
         raise ConfigError("\n".join(problems))
     return values
+
+
+def _unknown_tiers(values: dict[str, Any], tiers: Collection[str]) -> Iterator[str]:
+    """A line for each ceiling of a tier that no budget makes known."""
+    known = {*tiers, *values.get("budgets", {})}
+    for tier in values.get("tier_ceilings", {}).keys() - known:
+        yield (
+            f"FREETIER_TIER_CEILING_{tier.upper()}: no tier {tier!r}; "
+            f"FREETIER_BUDGET_{tier.upper()} would make one"
+        )
 
 
 def _find(name: str) -> tuple[Setting | None, str]:
@@ -130,7 +142,8 @@ def _did_you_mean(name: str) -> str:
 def _candidates(name: str) -> Iterator[str]:
     for setting in SETTINGS:
         if setting.per_tier:
-            yield setting.variable + name.rpartition("_")[2]
+            words = setting.variable.count("_")
+            yield setting.variable + name.split("_", words)[-1].upper()
         else:
             yield setting.variable
     yield from NOT_POLICY

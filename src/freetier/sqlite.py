@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
@@ -27,9 +28,10 @@ T = TypeVar("T")
 
 DEADLINE_S = 5.0
 """How long one call waits for other writers before it gives up."""
+_LONGEST_TIMEOUT_S = 3600
 _FIRST_PAUSE_S = 0.000_25
 _LONGEST_PAUSE_S = 0.010
-_MIN_VERSION = (3, 37, 0)  # STRICT tables; RETURNING came with 3.35
+_MIN_VERSION = (3, 38, 0)  # JSON built in; STRICT came with 3.37, RETURNING with 3.35
 
 
 class SQLiteRepository(BlockingRepository):
@@ -52,7 +54,7 @@ class SQLiteRepository(BlockingRepository):
         timeout_s: float = DEADLINE_S,
     ) -> None:
         if sqlite3.sqlite_version_info < _MIN_VERSION:
-            raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old: 3.37 or newer needed")
+            raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or newer needed")
         self._connections: _Connections
         if isinstance(database, sqlite3.Connection):
             self._connections = _Hosts(database)
@@ -132,7 +134,11 @@ class _Hosts:
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that a weak set can hold, so that one goes with its thread."""
+    """A connection that a weak set can hold, so that it goes, closed, with its thread."""
+
+    def __del__(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # it never opened
+            self.close()
 
 
 class _Own:
@@ -145,12 +151,21 @@ class _Own:
             raise InvalidInput("database", path, "a path or an sqlite3.Connection") from None
         if type(self._path) is not str or not self._path or "\0" in self._path:
             raise InvalidInput("database", path, "a path or an sqlite3.Connection")
+        try:
+            os.fsencode(self._path)
+        except UnicodeEncodeError:
+            raise InvalidInput("database", path, "a path that can be encoded") from None
         if self._path == ":memory:":
             raise InvalidInput(
                 "database", path, "a file: each connection would have a memory of its own"
             )
         if not Path(self._path).absolute().parent.is_dir():
             raise ConfigError(f"{self._path}: the folder does not exist")
+        if Path(self._path).is_dir():
+            raise ConfigError(f"{self._path}: this is a folder")
+        if type(timeout_s) not in (int, float) or not 0 <= timeout_s <= _LONGEST_TIMEOUT_S:
+            expected = f"seconds from 0 to {_LONGEST_TIMEOUT_S}"
+            raise InvalidInput("timeout_s", timeout_s, expected)
         self._timeout_s = timeout_s
         self._local = threading.local()
         self._all: WeakSet[_Connection] = WeakSet()

@@ -17,14 +17,23 @@ from freetier.errors import InvalidInput
 
 MAX_SATS = 2_100_000_000_000_000
 """All the bitcoin there will ever be, in sats: the upper bound of every amount."""
+MAX_TTL_S = 366 * 24 * 3600
+"""The longest that a grant may be held, in seconds."""
 WHOLE_BP = 10_000
 """The whole, in basis points."""
 MAX_ID_LENGTH = 256
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST = datetime(9000, 1, 1, tzinfo=UTC)  # leaves room for any time to live
 _MICROSECOND = timedelta(microseconds=1)
 
 
-class Serve(StrEnum):
+class _Word(StrEnum):
+    """An enumeration that prints as the word that it is, also inside other values."""
+
+    __repr__ = str.__repr__
+
+
+class Serve(_Word):
     """Who pays: `FREE` the pool, `PARTIAL` both, `GATE` the caller."""
 
     FREE = "free"
@@ -32,7 +41,7 @@ class Serve(StrEnum):
     GATE = "gate"
 
 
-class Limit(StrEnum):
+class Limit(_Word):
     """Why the pool does not absorb more. In the order of precedence: the earlier wins a tie."""
 
     ANONYMOUS = "anonymous"
@@ -53,7 +62,7 @@ class Limit(StrEnum):
     """The store did not answer and the host chose `on_unavailable="gate"`."""
 
 
-class GrantState(StrEnum):
+class GrantState(_Word):
     """`open`, then exactly one of `settled`, `released`, `expired`. `unheld`: nothing was held."""
 
     OPEN = "open"
@@ -64,7 +73,7 @@ class GrantState(StrEnum):
     """A gate, or a price of 0: no sats moved, so there is nothing to end."""
 
 
-class Kind(StrEnum):
+class Kind(_Word):
     """The kinds of journal entry; `docs/explanation/design.md` has the sats each one moves."""
 
     SEED = "seed"
@@ -333,10 +342,10 @@ def check_note(argument: str, value: object) -> str:
 
 
 def check_time(argument: str, value: object) -> datetime:
-    """`value` if it is an aware `datetime` from 1970 on, else raises `InvalidInput`."""
-    if isinstance(value, datetime) and value.utcoffset() is not None and value >= EPOCH:
+    """`value` if it is an aware `datetime` from 1970 to 8999, else raises `InvalidInput`."""
+    if isinstance(value, datetime) and value.utcoffset() is not None and EPOCH <= value < _LAST:
         return value
-    raise InvalidInput(argument, value, "an aware datetime from 1970 on")
+    raise InvalidInput(argument, value, "an aware datetime from 1970 to 8999")
 
 
 def to_us(at: datetime) -> int:

@@ -69,34 +69,34 @@ CREATE TABLE freetier_gate (
 
 CREATE INDEX freetier_gate_day ON freetier_gate (pool, day, price_sats);
 
--- The facts. What each kind moves is the CHECK below, row by row of the design's table.
+-- The facts. The checks say, kind by kind, which figures an entry has and what it moves.
 CREATE TABLE freetier_journal (
   pool              TEXT    NOT NULL,
   seq               INTEGER NOT NULL,
   kind              TEXT    NOT NULL,
-  key               TEXT    NOT NULL CHECK (length(key) BETWEEN 1 AND 256),
+  key               TEXT    NOT NULL,
   at_us             INTEGER NOT NULL,
   identity          TEXT,
   tier              TEXT,
   day               INTEGER,
-  price_sats        INTEGER CHECK (price_sats BETWEEN 1 AND 2100000000000000),
-  absorb_sats       INTEGER CHECK (absorb_sats >= 0),
-  charge_sats       INTEGER CHECK (charge_sats >= 0),
-  paid_sats         INTEGER CHECK (paid_sats BETWEEN 1 AND 2100000000000000),
-  refund_sats       INTEGER CHECK (refund_sats >= 0),
-  overrun_sats      INTEGER CHECK (overrun_sats >= 0),
-  uncovered_sats    INTEGER CHECK (uncovered_sats >= 0),
+  price_sats        INTEGER,
+  absorb_sats       INTEGER,
+  charge_sats       INTEGER,
+  paid_sats         INTEGER,
+  refund_sats       INTEGER,
+  overrun_sats      INTEGER,
+  uncovered_sats    INTEGER,
   budget_sats       INTEGER,
   tier_ceiling_sats INTEGER,
   release_sats      INTEGER,
-  floor_sats        INTEGER CHECK (floor_sats >= 0),
-  pool_share_bp     INTEGER CHECK (pool_share_bp BETWEEN 0 AND 10000),
+  floor_sats        INTEGER,
+  pool_share_bp     INTEGER,
   bound_by          TEXT,
   rooms             TEXT,
   resets_at_us      INTEGER,
   expires_at_us     INTEGER,
-  credit_share_bp   INTEGER CHECK (credit_share_bp BETWEEN 0 AND 10000),
-  credit_carry      INTEGER CHECK (credit_carry BETWEEN 0 AND 9999),
+  credit_share_bp   INTEGER,
+  credit_carry      INTEGER,
   sponsor           TEXT,
   note              TEXT,
   balance_change    INTEGER NOT NULL,
@@ -110,31 +110,77 @@ CREATE TABLE freetier_journal (
     WHEN kind IN ('settle', 'release', 'expire') THEN 'ending'
     ELSE kind END) VIRTUAL,
   PRIMARY KEY (pool, seq),
-  CHECK (coalesce(CASE kind
-    WHEN 'seed' THEN key = 'seed' AND balance_change >= 0 AND reserved_change = 0 AND used_change = 0
-    WHEN 'credit' THEN balance_change >= 0 AND reserved_change = 0 AND used_change = 0
-      AND balance_change <= paid_sats AND credit_share_bp IS NOT NULL AND credit_carry IS NOT NULL
+  CONSTRAINT freetier_kind CHECK (kind IN (
+    'seed', 'credit', 'donation', 'adjustment',
+    'reserve', 'grant', 'settle', 'release', 'expire', 'late')),
+  CONSTRAINT freetier_ids CHECK (
+    length(key) BETWEEN 1 AND 256 AND instr(key, char(0)) = 0
+    AND coalesce(length(identity) BETWEEN 1 AND 256 AND instr(identity, char(0)) = 0, 1)
+    AND coalesce(length(tier) BETWEEN 1 AND 256 AND instr(tier, char(0)) = 0, 1)
+    AND (kind <> 'seed' OR key = 'seed')),
+  -- Times end with the year 9999.
+  CONSTRAINT freetier_bounds CHECK (
+    at_us BETWEEN 0 AND 253402300799999999
+    AND coalesce(resets_at_us BETWEEN 0 AND 253402300799999999, 1)
+    AND coalesce(expires_at_us BETWEEN at_us + 1 AND 253402300799999999, 1)
+    AND coalesce(price_sats BETWEEN 1 AND 2100000000000000, 1)
+    AND coalesce(paid_sats BETWEEN 1 AND 2100000000000000, 1)
+    AND coalesce(absorb_sats >= 0, 1)
+    AND coalesce(charge_sats >= 0, 1) AND coalesce(refund_sats >= 0, 1)
+    AND coalesce(overrun_sats >= 0, 1) AND coalesce(uncovered_sats >= 0, 1)
+    AND coalesce(floor_sats >= 0, 1)
+    AND coalesce(pool_share_bp BETWEEN 0 AND 10000, 1)
+    AND coalesce(credit_share_bp BETWEEN 0 AND 10000, 1)
+    AND coalesce(credit_carry BETWEEN 0 AND 9999, 1)),
+  -- Which kinds have which figures.
+  CONSTRAINT freetier_figures CHECK (
+    (kind IN ('seed', 'credit', 'donation', 'adjustment')) = (identity IS NULL)
+    AND (identity IS NULL) = (tier IS NULL) AND (identity IS NULL) = (day IS NULL)
+    AND (identity IS NULL) = (price_sats IS NULL) AND (identity IS NULL) = (absorb_sats IS NULL)
+    AND (kind IN ('reserve', 'grant', 'settle', 'late')) = (charge_sats IS NOT NULL)
+    AND (kind IN ('settle', 'late')) = (refund_sats IS NOT NULL)
+    AND (kind IN ('settle', 'late')) = (overrun_sats IS NOT NULL)
+    AND (kind = 'late') = (uncovered_sats IS NOT NULL)
+    AND (kind IN ('reserve', 'grant', 'late')) = (floor_sats IS NOT NULL)
+    AND (kind IN ('reserve', 'grant')) = (budget_sats IS NOT NULL)
+    AND (kind IN ('reserve', 'grant')) = (rooms IS NOT NULL)
+    AND (kind = 'reserve') = (expires_at_us IS NOT NULL)
+    AND (kind IN ('reserve', 'grant') OR (tier_ceiling_sats IS NULL AND release_sats IS NULL
+      AND pool_share_bp IS NULL AND bound_by IS NULL AND resets_at_us IS NULL))
+    AND (kind = 'credit') = (paid_sats IS NOT NULL)
+    AND (kind = 'credit') = (credit_share_bp IS NOT NULL)
+    AND (kind = 'credit') = (credit_carry IS NOT NULL)
+    AND (kind IN ('donation', 'adjustment') OR (sponsor IS NULL AND note IS NULL))
+    AND coalesce(CASE WHEN json_valid(rooms) THEN json_type(rooms) = 'object' ELSE rooms IS NULL END, 0)),
+  -- What each kind moves: the table in docs/explanation/design.md, row by row.
+  CONSTRAINT freetier_moves CHECK (CASE kind
+    WHEN 'seed' THEN balance_change >= 0 AND reserved_change = 0 AND used_change = 0
+    WHEN 'credit' THEN balance_change BETWEEN 0 AND paid_sats
+      AND reserved_change = 0 AND used_change = 0
     WHEN 'donation' THEN balance_change > 0 AND reserved_change = 0 AND used_change = 0
     WHEN 'adjustment' THEN balance_change <> 0 AND reserved_change = 0 AND used_change = 0
     WHEN 'reserve' THEN balance_change = 0 AND reserved_change = absorb_sats
-      AND used_change = absorb_sats AND absorb_sats > 0 AND absorb_sats + charge_sats = price_sats
-      AND expires_at_us > at_us AND day = at_us / 86400000000
+      AND used_change = absorb_sats
     WHEN 'grant' THEN balance_change = -absorb_sats AND reserved_change = 0
-      AND used_change = absorb_sats AND absorb_sats > 0 AND absorb_sats + charge_sats = price_sats
-      AND day = at_us / 86400000000
+      AND used_change = absorb_sats
     WHEN 'settle' THEN balance_change = -absorb_sats AND reserved_change < 0
-      AND used_change = absorb_sats + reserved_change AND used_change <= 0
-      AND refund_sats IS NOT NULL AND overrun_sats IS NOT NULL AND charge_sats IS NOT NULL
-    WHEN 'release' THEN balance_change = 0 AND reserved_change < 0 AND used_change = reserved_change
+      AND used_change = absorb_sats + reserved_change
+    WHEN 'release' THEN balance_change = 0 AND reserved_change < 0
+      AND used_change = reserved_change AND absorb_sats = 0
     WHEN 'expire' THEN balance_change = 0 AND reserved_change < 0 AND used_change = 0
-    WHEN 'late' THEN balance_change = -absorb_sats AND reserved_change = 0 AND used_change <= 0
-      AND refund_sats IS NOT NULL AND overrun_sats IS NOT NULL AND charge_sats IS NOT NULL
-      AND uncovered_sats IS NOT NULL AND floor_sats IS NOT NULL
-  END, 0)),
-  CHECK (kind IN ('seed', 'credit', 'donation', 'adjustment')
-    OR coalesce(length(identity) BETWEEN 1 AND 256 AND length(tier) BETWEEN 1 AND 256, 0)),
-  CHECK (kind NOT IN ('reserve', 'grant')
-    OR (budget_sats IS NOT NULL AND floor_sats IS NOT NULL AND rooms IS NOT NULL))
+      AND absorb_sats = 0
+    WHEN 'late' THEN balance_change = -absorb_sats AND reserved_change = 0
+    END),
+  -- A draw pays the whole price, on the day of its time. A settlement gives back, never takes; it
+  -- charges the caller only once the pool's part is used up, and overruns only above the price.
+  CONSTRAINT freetier_prices CHECK (CASE
+    WHEN kind IN ('reserve', 'grant') THEN absorb_sats > 0
+      AND absorb_sats + charge_sats = price_sats AND day = at_us / 86400000000
+    WHEN kind IN ('settle', 'late') THEN used_change <= 0
+      AND (charge_sats = 0 OR used_change = -coalesce(uncovered_sats, 0))
+      AND (overrun_sats = 0
+        OR absorb_sats + charge_sats + coalesce(uncovered_sats, 0) = price_sats)
+    ELSE 1 END)
 ) STRICT, WITHOUT ROWID;
 
 -- Every read by key names what it wants one of: only then does SQLite use this index.
@@ -230,14 +276,13 @@ BEGIN
     expire_sats = expire_sats - CASE NEW.kind WHEN 'expire' THEN NEW.reserved_change ELSE 0 END,
     late_sats = late_sats - CASE NEW.kind WHEN 'late' THEN NEW.balance_change ELSE 0 END
   WHERE pool = NEW.pool;
+  -- An ending lowers counters that its draw made; the 0 only satisfies the CHECK on the way.
   INSERT INTO freetier_usage (pool, day, scope, name, used_sats)
-    SELECT NEW.pool, NEW.day, 'identity', NEW.identity, NEW.used_change WHERE NEW.used_change > 0
-    UNION ALL SELECT NEW.pool, NEW.day, 'tier', NEW.tier, NEW.used_change WHERE NEW.used_change > 0
-    UNION ALL SELECT NEW.pool, NEW.day, 'pool', '', NEW.used_change WHERE NEW.used_change > 0
-    ON CONFLICT (pool, day, scope, name) DO UPDATE SET used_sats = used_sats + excluded.used_sats;
-  UPDATE freetier_usage SET used_sats = used_sats + NEW.used_change
-    WHERE NEW.used_change < 0 AND pool = NEW.pool AND day = NEW.day
-      AND (scope, name) IN (VALUES ('identity', NEW.identity), ('tier', NEW.tier), ('pool', ''));
+    SELECT NEW.pool, NEW.day, scope, name, max(NEW.used_change, 0)
+    FROM (SELECT 'identity' AS scope, NEW.identity AS name
+          UNION ALL SELECT 'tier', NEW.tier UNION ALL SELECT 'pool', '')
+    WHERE NEW.used_change <> 0
+    ON CONFLICT (pool, day, scope, name) DO UPDATE SET used_sats = used_sats + NEW.used_change;
   INSERT INTO freetier_open (pool, expires_at_us, key, absorb_sats)
     SELECT NEW.pool, NEW.expires_at_us, NEW.key, NEW.absorb_sats WHERE NEW.kind = 'reserve';
   DELETE FROM freetier_open
@@ -269,6 +314,14 @@ WHEN NEW.pool <> OLD.pool OR NEW.seq <> OLD.seq + 1 OR NOT EXISTS (
     AND j.balance_sats = NEW.balance_sats AND j.reserved_sats = NEW.reserved_sats)
 BEGIN
   SELECT RAISE(ABORT, 'freetier: the pool follows its journal');
+END;
+
+-- A pool begins empty, once; REPLACE would begin it again.
+CREATE TRIGGER freetier_pool_begins BEFORE INSERT ON freetier_pool
+WHEN NEW.seq <> 0 OR NEW.balance_sats <> 0 OR NEW.reserved_sats <> 0 OR NEW.credit_carry <> 0
+  OR NEW.at_us <> 0 OR EXISTS (SELECT 1 FROM freetier_pool AS p WHERE p.pool = NEW.pool)
+BEGIN
+  SELECT RAISE(ABORT, 'freetier: a pool begins empty, once');
 END;
 
 CREATE TRIGGER freetier_pool_stays BEFORE DELETE ON freetier_pool

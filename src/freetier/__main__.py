@@ -1,0 +1,5 @@
+"""`python -m freetier` is the command `freetier`."""
+
+from freetier.cli import main
+
+raise SystemExit(main())

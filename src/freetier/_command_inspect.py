@@ -1,0 +1,135 @@
+"""The commands that only look: status, journal, verify, decide, schema, config."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from uuid import uuid4
+
+from attrs import frozen
+
+from freetier import _sqlite_schema, migrations
+from freetier._command_ledger import read_only, reading, sqlite_path
+from freetier._command_output import Output, facts, table, table_heading
+from freetier._command_rows import asked_tier
+from freetier._command_views import (
+    ENTRY_COLUMNS,
+    decision_lines,
+    entry_line,
+    pool_lines,
+    pool_record,
+    report_lines,
+    report_record,
+)
+from freetier.errors import ConfigError
+from freetier.policy import FreeTierPolicy
+from freetier.settings import SETTINGS
+from freetier.values import Request
+
+DB_VARIABLE = "FREETIER_DB"
+DEFAULT_DB = "freetier.db"
+
+
+def status(arguments: Namespace, out: Output) -> int:
+    """The pool now."""
+    with read_only(arguments.db) as ledger:
+        pool = ledger.pool_status()
+    out.show(pool_record(pool), pool_lines(pool))
+    return 0
+
+
+def journal(arguments: Namespace, out: Output) -> int:
+    """The entries after `--after`, at most `--limit`, as they are read."""
+    with read_only(arguments.db) as ledger:
+        entries = islice(ledger.journal(arguments.after), arguments.limit)
+        out.text(table_heading(ENTRY_COLUMNS))
+        for entry in entries:
+            out.show(entry, (entry_line(entry),))
+    return 0
+
+
+def verify(arguments: Namespace, out: Output) -> int:
+    """Prove the balances; 1 when an invariant is broken."""
+    with read_only(arguments.db) as ledger:
+        report = ledger.verify()
+    out.show(report_record(report), report_lines(report))
+    return 0 if report.ok else 1
+
+
+def decide(arguments: Namespace, out: Output) -> int:
+    """What the policy would answer now, under a request id that nobody uses."""
+    with read_only(arguments.db) as ledger:
+        tier = asked_tier(arguments.identity, arguments.tier, ledger.policy)
+        request_id = f"decide-{uuid4()}"
+        decision = ledger.decide(Request(request_id, arguments.identity, tier, arguments.price))
+    out.show(decision, decision_lines(decision))
+    return 0
+
+
+def schema(arguments: Namespace, out: Output) -> int:
+    """The ledger's schema version, or the statements that lead to the newest one."""
+    if arguments.sql:
+        statements = migrations.statements(arguments.dialect, since=arguments.since)
+        out.show(statements, (f"{statement};\n" for statement in statements))
+        return 0
+    path = sqlite_path(arguments.db)
+    if path is None:
+        raise ConfigError(f"{arguments.db}: schema looks at SQLite files only")
+    latest = migrations.latest("sqlite")
+    with reading(path) as connection:
+        version = _sqlite_schema.version(connection)
+        record = {"version": version, "latest": latest}
+        out.show(record, facts((("version", version), ("latest", latest))))
+        _sqlite_schema.check(connection)
+    return 0
+
+
+def config(_: Namespace, out: Output) -> int:
+    """Every setting, its variable, its value, and who said so."""
+    rows = list(settings_in_force(FreeTierPolicy.from_env(), os.environ))
+    cells = [(row.variable, row.field, _value_text(row.value), row.source) for row in rows]
+    out.show({"settings": rows}, table(("variable", "field", "value", "from"), cells))
+    return 0
+
+
+@frozen
+class SettingInForce:
+    """One setting as it stands: its value in the unit that `field` ends in."""
+
+    variable: str
+    field: str
+    value: object
+    source: str
+
+
+def settings_in_force(
+    policy: FreeTierPolicy, environ: Mapping[str, str]
+) -> Iterator[SettingInForce]:
+    """Each setting of the policy, one for each tier where tiers have their own, and the ledger."""
+    for setting in SETTINGS:
+        value = getattr(policy, setting.field)
+        values = (
+            {setting.variable + tier.upper(): sats for tier, sats in value.items()}
+            if setting.per_tier
+            else {setting.variable: value}
+        )
+        for variable, known in (values or {f"{setting.variable}<TIER>": None}).items():
+            yield SettingInForce(variable, setting.field, known, _source(variable, environ))
+    path = environ.get(DB_VARIABLE, DEFAULT_DB)
+    yield SettingInForce(DB_VARIABLE, "db", path, _source(DB_VARIABLE, environ))
+
+
+def _source(variable: str, environ: Mapping[str, str]) -> str:
+    return "environment" if variable in environ else "default"
+
+
+def _value_text(value: object) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case _:
+            return str(value)

@@ -1,0 +1,147 @@
+"""`verify` finds what was changed behind the schema's back, and names the first broken entry."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from attrs import evolve, frozen
+
+from freetier import FreeTier, FreeTierPolicy, Request
+from freetier.audit import INVARIANTS, audit
+from freetier.migrations import migrate
+from freetier.sqlite import SQLiteRepository
+from freetier.testing import Clock
+
+# The entries of `tampered`, by number.
+SEED, CREDIT, DRAW, SETTLE, DRAW_2, RELEASE, DRAW_3, EXPIRE, LATE, GRANT, OPEN = range(1, 12)
+
+
+@frozen
+class Tampered:
+    """A ledger whose guard was taken away, and the connection to change it by hand."""
+
+    ledger: FreeTier
+    connection: sqlite3.Connection
+
+    def broken(self) -> dict[int, int | None]:
+        """The first broken entry by invariant, as `verify` names it."""
+        return {problem.invariant: problem.seq for problem in self.ledger.verify().problems}
+
+
+@pytest.fixture
+def tampered(tmp_path: Path) -> Iterator[Tampered]:
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as connection:
+        migrate(connection)
+        clock = Clock()
+        ledger = FreeTier(FreeTierPolicy(), SQLiteRepository(connection), clock=clock)
+        ledger.seed()
+        ledger.credit("invoice", 95)
+        ledger.reserve(Request("settled", "ada", "trusted", 250))
+        ledger.settle("settled", 220)
+        ledger.reserve(Request("released", "bob", "trusted", 30))
+        ledger.release("released")
+        ledger.reserve(Request("expired", "cyd", "trusted", 40), ttl=timedelta(minutes=1))
+        clock.advance(minutes=1)
+        ledger.settle("expired", 35)
+        ledger.record_grant(Request("session", "dan", "elite", 50))
+        ledger.reserve(Request("open", "eve", "elite", 60))
+        assert ledger.verify().ok
+        triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        for (name,) in connection.execute(triggers).fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("DROP INDEX freetier_journal_once")
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        yield Tampered(ledger, connection)
+
+
+def _journal(seq: int, change: str) -> str:
+    return f"UPDATE freetier_journal SET {change} WHERE seq = {seq}"
+
+
+@pytest.mark.parametrize(
+    ("change", "invariant", "seq"),
+    [
+        ("UPDATE freetier_pool SET balance_sats = balance_sats + 1", 1, None),
+        ("UPDATE freetier_pool SET seed_sats = seed_sats + 1", 1, None),
+        (_journal(CREDIT, "balance_sats = balance_sats + 1"), 1, CREDIT),
+        ("UPDATE freetier_pool SET reserved_sats = reserved_sats - 1", 2, None),
+        (_journal(OPEN, "reserved_sats = reserved_sats + 1"), 2, OPEN),
+        ("DELETE FROM freetier_open", 2, None),
+        ("UPDATE freetier_open SET absorb_sats = absorb_sats + 1", 2, None),
+        ("UPDATE freetier_open SET expires_at_us = expires_at_us + 1", 2, None),
+        ("INSERT INTO freetier_open VALUES ('main', 1, 'ghost', 5)", 2, None),
+        (_journal(DRAW_2, "reserved_change = -30"), 3, DRAW_2),
+        (_journal(SEED, "balance_change = -1"), 3, SEED),
+        (_journal(GRANT, "balance_sats = balance_sats - 1"), 4, GRANT),
+        (f"DELETE FROM freetier_journal WHERE seq = {CREDIT}", 4, DRAW),
+        (f"DELETE FROM freetier_journal WHERE seq = {OPEN}", 4, None),
+        (_journal(DRAW, "balance_change = -1"), 5, DRAW),
+        (_journal(SETTLE, "used_change = -1"), 5, SETTLE),
+        (_journal(RELEASE, "reserved_change = -1"), 5, RELEASE),
+        (_journal(EXPIRE, "used_change = -40"), 5, EXPIRE),
+        (_journal(LATE, "reserved_change = -35"), 5, LATE),
+        (_journal(GRANT, "used_change = 0"), 5, GRANT),
+        (_journal(CREDIT, "used_change = 3, day = 1"), 5, CREDIT),
+        (_journal(OPEN, "expires_at_us = at_us"), 5, OPEN),
+        ("UPDATE freetier_usage SET used_sats = used_sats + 1 WHERE name = 'ada'", 6, None),
+        ("UPDATE freetier_usage SET used_sats = 0 WHERE scope = 'tier'", 6, None),
+        ("DELETE FROM freetier_usage WHERE scope = 'pool'", 6, None),
+        ("INSERT INTO freetier_usage VALUES ('main', 1, 'identity', 'ghost', 1)", 6, None),
+        (_journal(GRANT, "budget_sats = 49"), 6, GRANT),
+        (_journal(GRANT, "tier_ceiling_sats = 49"), 6, GRANT),
+        (_journal(GRANT, "release_sats = 49"), 6, GRANT),
+        (_journal(GRANT, "key = 'settled'"), 7, GRANT),
+        (_journal(CREDIT, "kind = 'seed'"), 7, CREDIT),
+        (_journal(CREDIT, "balance_change = 8"), 7, CREDIT),
+        (_journal(CREDIT, "credit_carry = 4999"), 7, CREDIT),
+        ("UPDATE freetier_pool SET credit_carry = 1", 7, None),
+        (_journal(RELEASE, "key = 'settled'"), 8, RELEASE),
+        (_journal(RELEASE, "key = 'nobody'"), 8, RELEASE),
+        (_journal(LATE, "key = 'released'"), 8, LATE),
+        (_journal(EXPIRE, "at_us = at_us - 1"), 8, EXPIRE),
+        (_journal(SETTLE, "identity = 'eve'"), 8, SETTLE),
+        (_journal(SETTLE, "price_sats = 249"), 8, SETTLE),
+        (_journal(GRANT, "at_us = at_us - 1000000"), 9, GRANT),
+        (_journal(DRAW, "day = day + 1"), 9, DRAW),
+        (_journal(SETTLE, "day = day + 1"), 9, SETTLE),
+        (_journal(DRAW, "charge_sats = 51"), 10, DRAW),
+        (_journal(DRAW, "price_sats = 251"), 10, DRAW),
+        (_journal(SETTLE, "refund_sats = 31"), 10, SETTLE),
+        (_journal(SETTLE, "absorb_sats = 201"), 10, SETTLE),
+        (_journal(LATE, "uncovered_sats = 6"), 10, LATE),
+    ],
+)
+def test_tampering_is_found(
+    tampered: Tampered, change: str, invariant: int, seq: int | None
+) -> None:
+    """Each change is found, under its invariant, at the entry that it changed."""
+    assert tampered.connection.execute(change).rowcount > 0
+    broken = tampered.broken()
+    assert invariant in broken
+    assert broken[invariant] == seq
+
+
+def test_first_of_many_is_named(tampered: Tampered) -> None:
+    """Of several entries that break one invariant, the first is named."""
+    tampered.connection.execute("UPDATE freetier_journal SET charge_sats = 7 WHERE seq > 2")
+    assert tampered.broken()[10] == DRAW
+
+
+def test_every_invariant_is_tried() -> None:
+    """The cases above break every invariant that the audit knows at least once."""
+    mark = next(m for m in test_tampering_is_found.pytestmark if m.name == "parametrize")  # type: ignore[attr-defined]
+    assert {invariant for _, invariant, _ in mark.args[1]} == set(INVARIANTS)
+
+
+def test_entries_after_the_books_are_left_out(tampered: Tampered) -> None:
+    """What was written after the books were read is not held against them."""
+    books = tampered.ledger.repository.books()
+    entries = list(tampered.ledger.journal())
+    later = evolve(entries[-1], seq=OPEN + 1, balance_sats=-1)
+    assert audit([*entries, later], books).ok
+    assert not audit([*entries, evolve(later, seq=OPEN)], books).ok

@@ -1,0 +1,282 @@
+"""Bad input: every argument of every public function refuses it by name; nothing is written."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from attrs import frozen
+
+import freetier
+from freetier import ConfigError, FreeTier, FreeTierPolicy, InvalidInput, Request
+from freetier.values import MAX_SATS
+
+if TYPE_CHECKING:
+    from tests.conftest import Clock
+
+BAD: dict[str, Any] = {
+    "None": None,
+    "True": True,
+    "False": False,
+    "minus one": -1,
+    "all bitcoin and one": MAX_SATS + 1,
+    "minus all bitcoin and one": -MAX_SATS - 1,
+    "beyond 64 bits": 2**63,
+    "huge": 10**30,
+    "whole float": 1.0,
+    "float": 0.5,
+    "NaN": float("nan"),
+    "infinity": float("inf"),
+    "complex": 1j,
+    "Decimal": Decimal(1),
+    "Decimal NaN": Decimal("NaN"),
+    "Fraction": Fraction(1),
+    "bytes": b"key",
+    "bytearray": bytearray(b"key"),
+    "list": [],
+    "tuple": ("key",),
+    "dict": {},
+    "set": {"key"},
+    "object": object(),
+    "type": int,
+    "exception": ValueError("key"),
+    "no time at all": timedelta(0),
+    "negative time": timedelta(microseconds=-1),
+    "367 days": timedelta(days=367),
+    "naive datetime": datetime(2026, 1, 5, 12),  # noqa: DTZ001
+    "datetime before 1970": datetime(1969, 12, 31, tzinfo=UTC),
+    "date": datetime(2026, 1, 5, tzinfo=UTC).date(),
+    "empty": "",
+    "space": " ",
+    "leading space": " key",
+    "trailing space": "key ",
+    "257 characters": "k" * 257,
+    "a megabyte": "k" * 1_000_000,
+    "NUL": "key\0",
+    "newline": "key\n",
+    "tab": "k\tey",
+    "escape": "\x1b[2J",
+    "markup": "<b>key</b>",
+    "ampersand": "a&b",
+    "lone surrogate": "key\ud800",
+    "zero-width space": "k\u200bey",
+    "right-to-left override": "\u202eyek",
+    "full-width digits": "\uff11\uff12",
+    "Kelvin sign": "\u212aey",
+    "split accent": "cle\u0301",
+}
+TEXT = {name for name, value in BAD.items() if isinstance(value, str)}
+
+
+@frozen
+class Argument:
+    """An argument, how to pass it, and the names of the values that it may well take."""
+
+    name: str
+    give: Callable[[FreeTier, Any], object]
+    takes: frozenset[str] = frozenset()
+
+
+def asking(ask: str) -> list[Argument]:
+    """The arguments of a method that takes a request: the request itself, and its fields."""
+    fields: dict[str, Any] = {"request_id": "new", "identity": "ab", "tier": "new", "price_sats": 9}
+
+    def give(field: str) -> Callable[[FreeTier, Any], object]:
+        return lambda ledger, value: getattr(ledger, ask)(Request(**fields | {field: value}))
+
+    taken = {"identity": frozenset({"None"})}
+    each = [Argument(field, give(field), taken.get(field, frozenset())) for field in fields]
+    return [Argument("request", lambda ledger, value: getattr(ledger, ask)(value)), *each]
+
+
+REQUEST = Request("new", "ab", "trusted", 9)
+NONE = frozenset({"None"})
+FROM_0 = frozenset({"all bitcoin and one", "beyond 64 bits", "huge"})
+ARGUMENTS = {
+    "decide": asking("decide"),
+    "reserve": [
+        *asking("reserve"),
+        Argument("ttl", lambda ledger, value: ledger.reserve(REQUEST, ttl=value), NONE),
+    ],
+    "record_grant": asking("record_grant"),
+    "settle": [
+        Argument("request_id", lambda ledger, value: ledger.settle(value, 1)),
+        Argument("actual_sats", lambda ledger, value: ledger.settle("held", value), NONE),
+    ],
+    "release": [Argument("request_id", lambda ledger, value: ledger.release(value))],
+    "grant": [Argument("request_id", lambda ledger, value: ledger.grant(value))],
+    "credit": [
+        Argument("payment_hash", lambda ledger, value: ledger.credit(value, 70)),
+        Argument("paid_sats", lambda ledger, value: ledger.credit("new", value)),
+    ],
+    "donate": [
+        Argument("key", lambda ledger, value: ledger.donate(value, 5)),
+        Argument("sats", lambda ledger, value: ledger.donate("new", value)),
+        Argument(
+            "sponsor",
+            lambda ledger, value: ledger.donate("new", 5, sponsor=value),
+            frozenset({"empty"}),
+        ),
+        Argument(
+            "note", lambda ledger, value: ledger.donate("new", 5, note=value), frozenset({"empty"})
+        ),
+    ],
+    "adjust": [
+        Argument("key", lambda ledger, value: ledger.adjust(value, 5, note="why")),
+        Argument(
+            "sats",
+            lambda ledger, value: ledger.adjust("new", value, note="why"),
+            frozenset({"minus one"}),
+        ),
+        Argument("note", lambda ledger, value: ledger.adjust("new", 5, note=value)),
+    ],
+    "journal": [Argument("after", lambda ledger, value: ledger.journal(value), FROM_0)],
+    "FreeTier": [
+        Argument("policy", lambda ledger, value: FreeTier(value, ledger.repository)),
+        Argument(
+            "clock",
+            lambda ledger, value: FreeTier(ledger.policy, ledger.repository, clock=value),
+            frozenset({"None", "type"}),
+        ),
+        Argument(
+            "on_unavailable",
+            lambda ledger, value: FreeTier(ledger.policy, ledger.repository, on_unavailable=value),
+        ),
+        Argument(
+            "clock()",
+            lambda ledger, value: FreeTier(
+                ledger.policy, ledger.repository, clock=lambda: value
+            ).donate("new", 5),
+        ),
+    ],
+    "open": [
+        Argument(
+            "url", lambda _, value: freetier.open(value, policy=FreeTierPolicy()), frozenset(TEXT)
+        )
+    ],
+}
+CASES = [
+    pytest.param(argument, id=f"{function}-{argument.name}")
+    for function, arguments in ARGUMENTS.items()
+    for argument in arguments
+]
+
+
+def dump(path: Path) -> list[str]:
+    """Every row of every table, and the schema."""
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
+
+
+@pytest.fixture
+def used(ledger: FreeTier) -> FreeTier:
+    """A ledger with a row in every table: an entry of most kinds, a hold, a gate."""
+    ledger.reserve(Request("held", "ab", "trusted", 120))
+    ledger.reserve(Request("gated", "ab", "new", 120))
+    ledger.credit("paid", 75)
+    return ledger
+
+
+def test_there_are_enough_bad_values() -> None:
+    """At least 40 bad values meet every argument."""
+    assert len(BAD) >= 40
+
+
+@pytest.mark.parametrize("argument", CASES)
+def test_bad_input_is_refused_by_name(argument: Argument, used: FreeTier, tmp_path: Path) -> None:
+    """A bad value is `InvalidInput` that names the argument, whatever it is; 0 rows are written."""
+    before = dump(tmp_path / "ledger.db")
+    for name, value in BAD.items():
+        if name in argument.takes:
+            continue
+        with pytest.raises(InvalidInput) as caught:
+            argument.give(used, value)
+        assert caught.value.argument == argument.name, name
+        assert len(str(caught.value)) < 300, name
+    assert dump(tmp_path / "ledger.db") == before
+
+
+@pytest.mark.parametrize(
+    ("argument", "give"),
+    [
+        ("tier", lambda ledger: ledger.decide(Request("new", "ab", "gold", 0))),
+        ("tier", lambda ledger: ledger.reserve(Request("new", None, "gold", 10))),
+        ("tier", lambda ledger: ledger.record_grant(Request("new", "ab", "gold", 10))),
+        ("paid_sats", lambda ledger: ledger.credit("new", 0)),
+        ("sats", lambda ledger: ledger.donate("new", 0)),
+        ("sats", lambda ledger: ledger.adjust("new", 0, note="why")),
+        ("sats", lambda ledger: ledger.adjust("new", -9_888, note="why")),
+        ("sats", lambda ledger: ledger.adjust("new", MAX_SATS, note="why")),
+        ("sats", lambda ledger: ledger.donate("new", MAX_SATS)),
+    ],
+)
+def test_what_is_bad_here_and_now(
+    argument: str, give: Callable[[FreeTier], object], used: FreeTier, tmp_path: Path
+) -> None:
+    """What this policy or this pool cannot take is refused by name too; 0 rows are written."""
+    before = dump(tmp_path / "ledger.db")
+    with pytest.raises(InvalidInput) as caught:
+        give(used)
+    assert caught.value.argument == argument
+    assert dump(tmp_path / "ledger.db") == before
+
+
+def test_a_seq_beyond_64_bits_is_bad_input(ledger: FreeTier) -> None:
+    """A seq that no database can hold is refused by name."""
+    for after in (2**63, 10**30):
+        with pytest.raises(InvalidInput):
+            next(ledger.journal(after), None)
+
+
+def test_a_clock_at_the_end_of_time_is_bad_input(ledger: FreeTier, clock: Clock) -> None:
+    """A clock so late that no grant could expire is refused, not an OverflowError."""
+    clock.now = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
+    with pytest.raises(InvalidInput):
+        ledger.reserve(REQUEST)
+
+
+class TestOpen:
+    """`freetier.open` refuses what cannot be opened, and leaves no file behind."""
+
+    @pytest.mark.parametrize("url", ["", "sqlite:///", "a\0b", ":memory:", "sqlite:///:memory:"])
+    def test_a_url_that_names_no_file(self, url: str) -> None:
+        """Text that cannot be a file is refused as the `url` that it is."""
+        with pytest.raises(InvalidInput) as caught:
+            freetier.open(url, policy=FreeTierPolicy())
+        assert caught.value.argument == "url"
+
+    def test_a_url_that_is_no_text(self) -> None:
+        """A path that cannot be encoded is refused by name."""
+        with pytest.raises(InvalidInput):
+            freetier.open("key\ud800", policy=FreeTierPolicy())
+
+    @pytest.mark.parametrize("url", ["mysql://host/db", "http://host", "file:///ledger.db"])
+    def test_a_url_without_an_adapter(self, url: str) -> None:
+        """A scheme that nobody serves is a ConfigError that names it."""
+        with pytest.raises(ConfigError, match=url.partition(":")[0]):
+            freetier.open(url, policy=FreeTierPolicy())
+
+    @pytest.mark.parametrize("argument", ["policy", "clock", "on_unavailable"])
+    def test_checked_before_anything_is_made(self, argument: str, tmp_path: Path) -> None:
+        """A bad argument is refused before the file is there."""
+        bad: dict[str, Any] = {"policy": FreeTierPolicy()} | {argument: 5}
+        with pytest.raises(InvalidInput) as caught:
+            freetier.open(tmp_path / "new.db", **bad)
+        assert caught.value.argument == argument
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_clock_without_a_zone_writes_no_seed(self, tmp_path: Path) -> None:
+        """A clock that gives naive times is refused before the seed."""
+        with pytest.raises(InvalidInput) as caught:
+            freetier.open(
+                tmp_path / "new.db", policy=FreeTierPolicy(), clock=lambda: BAD["naive datetime"]
+            )
+        assert caught.value.argument == "clock()"
+        assert not any("INTO freetier_journal" in line for line in dump(tmp_path / "new.db"))
