@@ -3,47 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import freetier
-from freetier import FreeTierPolicy, Kind, Request, StoreReadOnly, cli
+from freetier import FreeTierPolicy, Kind, Request, StoreReadOnly
 from freetier._command_ledger import read_only
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.command import Run, added_up, in_folder, journal
 
 READERS = (["status"], ["journal"], ["verify"], ["decide", "--price", "5"], ["schema"])
 
 
 @pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting from outside, and a folder of its own: `freetier.db` is made here if at all."""
-    for name in [name for name in os.environ if name.startswith("FREETIER_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command; exit code, standard output, standard error."""
-
-    def command(*argv: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.main(argv)
-        return code, *capsys.readouterr()
-
-    return command
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in a folder of its own; exit code, standard output, standard error."""
+    return in_folder(tmp_path, monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -58,11 +37,6 @@ def db(tmp_path: Path) -> str:
         ledger.reserve(Request("open", "bob", "established", 30))
         ledger.reserve(Request("gated", "cyd", "new", 9))
     return path
-
-
-def entries(path: str) -> list[freetier.Entry]:
-    with freetier.open(path, FreeTierPolicy()) as ledger:
-        return list(ledger.journal())
 
 
 def tamper(path: str, statement: str) -> None:
@@ -148,10 +122,9 @@ def test_ledger_by_variable(run: Run, db: str, monkeypatch: pytest.MonkeyPatch) 
 def test_status_adds_up(run: Run, db: str) -> None:
     """The balance follows by hand from the totals that `status` prints."""
     run("adjust", "lost", "-25", "--note", "lost key", "--db", db)
+    balance = 10_000 + 2 - 25 - 70 - 130
     line = run("status", "--db", db)[1].splitlines()[-1]
-    terms = re.findall(r"([+-]?) ?(\d+) \w", line)
-    *parts, balance = [int(sign + sats) for sign, sats in terms]
-    assert sum(parts) == balance == 10_000 + 2 - 25 - 70 - 130
+    assert added_up(line) == (balance, balance)
 
 
 def test_status_figures(run: Run, db: str) -> None:
@@ -165,7 +138,7 @@ def test_status_figures(run: Run, db: str) -> None:
 def test_journal_pages(run: Run, db: str) -> None:
     """`journal` gives the entries after SEQ, at most N, as the library does."""
     lines = run("journal", "--after", "1", "--limit", "2", "--json", "--db", db)[1].splitlines()
-    known = entries(db)[1:3]
+    known = journal(db)[1:3]
     assert [json.loads(line)["seq"] for line in lines] == [2, 3]
     for line, entry in zip(lines, known, strict=True):
         shown = json.loads(line)
@@ -226,13 +199,13 @@ def test_donate_once(run: Run, db: str) -> None:
     assert first == again
     code, _, err = run("donate", "gift", "501", "--db", db)
     assert (code, err.split(":")[1]) == (2, " Conflict")
-    assert [entry.balance_change for entry in entries(db) if entry.kind is Kind.DONATION] == [500]
+    assert [entry.balance_change for entry in journal(db) if entry.kind is Kind.DONATION] == [500]
 
 
 def test_adjust_down(run: Run, db: str) -> None:
     """A negative adjustment is read as one, and a pool cannot be adjusted below what it holds."""
     assert run("adjust", "lost", "-25", "--note", "lost key", "--db", db)[0] == 0
-    assert entries(db)[-1].balance_change == -25
+    assert journal(db)[-1].balance_change == -25
     code, _, err = run("adjust", "more", "-10000", "--note", "too much", "--db", db)
     assert code == 2
     assert err.startswith("freetier: InvalidInput: sats: ")
@@ -286,78 +259,3 @@ def test_bad_settings(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         assert err.startswith("freetier: ConfigError: FREETIER_BUDGET_NEW: ")
         assert "did you mean FREETIER_POOL_SEED_SATS?" in err
     assert not Path("freetier.db").exists()
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        [],
-        ["give"],
-        ["donate", "gift", "1_000"],
-        ["donate", "gift", "\u0665"],
-        ["decide", "--price", "1.5"],
-        ["journal", "--limit", "-1"],
-        ["adjust", "lost", "5"],
-    ],
-    ids=" ".join,
-)
-def test_wrong_command_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong command line is exit code 2 and a usage line, and makes no ledger."""
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(argv)
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: freetier")
-    assert not Path("freetier.db").exists()
-
-
-def test_interrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C is exit code 130, without a traceback."""
-
-    def interrupted(*_: object) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "demo", interrupted)
-    assert run("demo") == (130, "", "")
-
-
-@pytest.mark.parametrize(("limit", "read_first"), [(1, 0), (1500, 0), (1500, 1)])
-def test_pipe_closed(db: str, read_first: int, limit: int) -> None:
-    """When the reader of the pipe goes away, the command ends, and says nothing.
-
-    Also when all of the answer still is in Python's own buffer, and when a pipe cannot hold it.
-    """
-    with freetier.open(db, FreeTierPolicy()) as ledger:
-        for number in range(limit):
-            ledger.donate(f"gift-{number}", 1)
-    with subprocess.Popen(
-        [sys.executable, "-m", "freetier", "journal", "--json", "--db", db, "--limit", str(limit)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for _ in range(read_first):
-            assert process.stdout.readline()
-        process.stdout.close()
-        assert (process.wait(20), process.stderr.read()) == (141, b"")
-
-
-def test_ids_that_the_terminal_cannot_show(db: str) -> None:
-    """An id outside of the terminal's encoding is shown escaped, not an error."""
-    with freetier.open(db, FreeTierPolicy()) as ledger:
-        ledger.donate("дар", 5)
-    done = subprocess.run(
-        [sys.executable, "-m", "freetier", "journal", "--db", db],
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        check=True,
-    )
-    assert rb"\u0434\u0430\u0440" in done.stdout
-
-
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--version` names the installed version."""
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["--version"])
-    assert stopped.value.code == 0
-    assert capsys.readouterr().out == f"freetier {version('freetier')}\n"

@@ -12,6 +12,7 @@ import pytest
 
 from freetier import FreeTier, Report, cli
 from freetier.audit import Problem
+from tests.command import added_up
 
 if sys.platform != "win32":
     import pty
@@ -96,8 +97,7 @@ def test_pool_is_true(told: str) -> None:
     day, _, rest = told.partition("\n\nThe pool: ")
     sums = rest.partition("\nThe books")[0]
     last = int(day.splitlines()[-1].split()[-1])
-    *parts, balance = [int(sign + sats) for sign, sats in re.findall(r"([+-]?) ?(\d+) [a-z]", sums)]
-    assert sum(parts) == balance == last
+    assert added_up(sums) == (last, last)
 
 
 def test_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,13 +171,14 @@ class TestLate:
 
     def test_more_than_64_that_are_due(self, small: FreeTier, clock: Clock) -> None:
         """A late settlement gets the sats of more than 64 other due grants."""
-        small.reserve(Request("job", "ab", "trusted", 10), ttl=timedelta(hours=1))
-        for number in range(80):
-            small.reserve(Request(f"job-{number}", "cd", "trusted", 1), ttl=timedelta(seconds=1))
+        small.reserve(Request("job", "ab", "trusted", 70))
         clock.advance(hours=1)
-        small.adjust("fix", -80, note="leaves 10 above the floor")
+        assert small.sweep() == 1
+        for number in range(90):
+            small.reserve(Request(f"job-{number}", "cd", "trusted", 1))
+        clock.advance(hours=1)
         assert small.settle("job").uncovered_sats == 0
-        assert pool(small) == (10, 0)
+        assert pool(small) == (30, 0)
 
 
 class TestTheDay:

@@ -65,6 +65,11 @@ def test_a_right_entry_by_hand_is_as_good(books: Books, kind: str, verb: str) ->
     assert moved == VALID[kind].get("balance_change", 0)
 
 
+TOMORROW = {"at_us": NOON_US + 1440 * MINUTE_US, "day": TODAY + 1}
+HELD_LONG = {"expires_at_us": NOON_US + 2880 * MINUTE_US}
+OF_10: Row = {"identity": "ef", "price_sats": 10, "absorb_sats": 5, "refund_sats": 0}
+OF_10 |= {"balance_change": -5, "used_change": -5}
+
 REFUSED: list[tuple[str, str, Row]] = [
     *((kind, "a gap", {"seq": 16}) for kind in VALID),
     *((kind, "a seq that is there", {"seq": 1}) for kind in VALID),
@@ -85,9 +90,10 @@ REFUSED: list[tuple[str, str, Row]] = [
     *((kind, "over a first budget", {"budget_sats": 59, "identity": "gh"}) for kind in DRAWS),
     *((kind, "without a budget", {"budget_sats": None}) for kind in DRAWS),
     *((kind, "over the ceiling", {"tier_ceiling_sats": 256}) for kind in DRAWS),
-    *((kind, "over a ceiling below", {"tier_ceiling_sats": 59}) for kind in DRAWS),
+    *((kind, "over a first ceiling", {"tier_ceiling_sats": 59, "tier": "elite"}) for kind in DRAWS),
     *((kind, "over the release", {"release_sats": 256}) for kind in DRAWS),
-    *((kind, "over a release below", {"release_sats": 59}) for kind in DRAWS),
+    ("reserve", "over a day's first release", {"release_sats": 59, **TOMORROW, **HELD_LONG}),
+    ("grant", "over a day's first release", {"release_sats": 59, **TOMORROW}),
     *((kind, "over the share", {"pool_share_bp": 687}) for kind in DRAWS),
     *((kind, "below the floor", {"floor_sats": 814}) for kind in DRAWS),
     *((kind, "without a floor", {"floor_sats": None}) for kind in DRAWS),
@@ -128,6 +134,8 @@ REFUSED: list[tuple[str, str, Row]] = [
         ("late", f"of what is {key}", {"key": key})
         for key in ("held", "covered", "settled", "released", "granted", "gated", "unheard of")
     ),
+    ("late", "of its like, settled", OF_10 | {"key": "settled"}),
+    ("late", "of its like, released", OF_10 | {"key": "released"}),
     ("late", "above the grant", {"absorb_sats": 61, "balance_change": -61, "used_change": 1}),
     ("late", "uncovered above the grant", {"uncovered_sats": 11}),
     ("late", "below the floor", {"floor_sats": 824}),
@@ -188,6 +196,8 @@ AT_THE_LIMIT: list[tuple[str, Row]] = [
     ("reserve", {"budget_sats": 60, "identity": "gh"}),
     ("reserve", {"tier_ceiling_sats": 257}),
     ("reserve", {"release_sats": 257}),
+    ("reserve", {"tier_ceiling_sats": 60, "tier": "elite"}),
+    ("reserve", {"release_sats": 60, **TOMORROW, **HELD_LONG}),
     ("reserve", {"pool_share_bp": 688}),
     ("reserve", {"floor_sats": 813}),
     ("reserve", {"expires_at_us": NOON_US + 1}),

@@ -31,7 +31,7 @@ from freetier.memory import MemoryRepository
 from freetier.policy import FreeTierPolicy
 from freetier.service import FreeTier
 from freetier.sqlite import SQLiteRepository
-from freetier.testing import Clock, strategies
+from freetier.testing import Clock
 from freetier.values import Entry, Kind, Request
 
 # Few names, so that operations meet; a few with other figures, so that they conflict.

@@ -212,6 +212,12 @@ class TestLimits:
         made = policy.decide(Request("job", "ab", "trusted", 100), Snapshot(NOON, 1000, 500))
         assert made.rooms[Limit.POOL] == made.absorb_sats == 30
 
+    def test_what_was_used_is_gone(self) -> None:
+        """Each daily limit counts its own: the identity's use, the tier's, everybody's."""
+        policy = FreeTierPolicy(tier_ceilings={"trusted": 200}, daily_release_sats=200)
+        made = policy.decide(Request("job", "ab", "trusted", 9), Snapshot(NOON, 1000, 0, 1, 2, 3))
+        assert list(made.rooms.values()) == [199, 198, 197, 1000]
+
     def test_a_lowered_budget_leaves_no_debt(self) -> None:
         """The allowance is budget - used, and 0 once a lowered budget is overdrawn."""
         policy = FreeTierPolicy(budgets={"trusted": 50})
@@ -243,7 +249,7 @@ class TestHostLimits:
         with pytest.raises(InvalidInput, match="mine"):
             decide(limits=(HostLimit("mine", lambda *_: room),))
 
-    @pytest.mark.parametrize("name", [*Limit, "", "a\nb"])
+    @pytest.mark.parametrize("name", [*(limit.value for limit in Limit), "", "a\nb"])
     def test_a_host_limit_has_a_name_of_its_own(self, name: str) -> None:
         """No host limit is called as a built-in one is, nor by what is no id."""
         with pytest.raises(InvalidInput):

@@ -23,11 +23,11 @@ def rates(inputs: str = "3", outputs: str = "15", margin: str = "0", btc: str = 
     return Rates(Decimal(inputs), Decimal(outputs), Decimal(margin), Decimal(btc))
 
 
-usd = st.decimals(0, 10_000, places=4)
+usd = st.decimals(0, 100_000_000, places=6)
 rates_of_all_kinds = st.builds(
-    Rates, usd, usd, st.decimals(0, 500, places=2), st.decimals(1, 1_000_000, places=2)
+    Rates, usd, usd, st.decimals(0, 500, places=2), st.decimals(1, 1_000_000, places=6)
 )
-tokens = st.integers(0, 10_000_000)
+tokens = st.integers(0, 1_000_000_000_000)
 
 
 @given(rates_of_all_kinds, tokens, tokens)
@@ -37,7 +37,8 @@ def test_the_price_is_the_exact_price_rounded_up(of: Rates, inputs: int, outputs
         inputs * Fraction(of.input_usd_per_million) + outputs * Fraction(of.output_usd_per_million)
     ) / 1_000_000
     sats = cost * (100 + Fraction(of.margin_pct)) / 100 / Fraction(of.btc_usd) * 100_000_000
-    assert price_sats(of, input_tokens=inputs, output_tokens=outputs) == ceil(sats)
+    if sats <= MAX_SATS:
+        assert price_sats(of, input_tokens=inputs, output_tokens=outputs) == ceil(sats)
     assert Fraction(cost_usd(of, input_tokens=inputs, output_tokens=outputs)) == cost
 
 

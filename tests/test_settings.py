@@ -7,7 +7,6 @@ import pytest
 from freetier import ConfigError, FreeTierPolicy
 from freetier.values import MAX_SATS
 
-
 SATS_VARIABLES = [
     "FREETIER_BUDGET_NEW",
     "FREETIER_POOL_SEED_SATS",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from freetier import (
     InvalidInput,
     Request,
     StoreFull,
+    StoreReadOnly,
     StoreReadOnly,
     StoreUnavailable,
 )
@@ -243,11 +243,11 @@ class TestHostsConnection:
     ) -> None:
         """Row factory, isolation level and pragmas stay the host's, and a read begins nothing."""
         names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout", "cache_size")
-        host.row_factory = sqlite3.Row
         host.execute("PRAGMA synchronous = OFF")
         host.execute("PRAGMA foreign_keys = ON")
         before = [tuple(host.execute(f"PRAGMA {name}").fetchone()) for name in names]
         level = host.isolation_level
+        host.row_factory = factory = lambda _, row: {"first": row[0]}
         again = FreeTier(POLICY, SQLiteRepository(host))
         again.decide(JOB)
         again.pool_status()
@@ -256,7 +256,8 @@ class TestHostsConnection:
         host.commit()
         assert again.verify().ok
         again.close()
-        assert host.row_factory is sqlite3.Row
+        assert host.row_factory is factory
+        host.row_factory = None
         assert host.isolation_level == level
         assert [tuple(host.execute(f"PRAGMA {name}").fetchone()) for name in names] == before
 

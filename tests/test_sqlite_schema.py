@@ -250,6 +250,19 @@ class TestMigrate:
         host.commit()
         assert host.execute("SELECT count(*) FROM job").fetchone() == (0,)
 
+    def test_a_statement_that_fails_is_undone(
+        self, host: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Half a migration goes; what the host did before it, in its transaction, stays."""
+        half = [*migrations.statements("sqlite")[:5], "SELECT * FROM nowhere"]
+        monkeypatch.setattr(migrations, "statements", lambda *_, **__: half)
+        host.execute("BEGIN")
+        host.execute("CREATE TABLE job (id TEXT)")
+        with pytest.raises(SchemaError):
+            migrations.migrate(host)
+        host.commit()
+        assert [name for name, _ in schema(host)] == ["job"]
+
     @pytest.mark.parametrize("bad", [None, "ledger.db", object()])
     def test_what_is_no_connection(self, bad: Any) -> None:
         """Anything but an `sqlite3.Connection` is refused by name."""
