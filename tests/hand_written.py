@@ -107,3 +107,8 @@ def insert(connection: sqlite3.Connection, row: Row, verb: str = "INSERT") -> bo
         return bool(connection.execute(statement, row).fetchall())
     except sqlite3.IntegrityError:
         return False
+
+
+def dump(connection: sqlite3.Connection) -> list[str]:
+    """Every row of every table, and the schema."""
+    return list(connection.iterdump())

@@ -13,7 +13,7 @@ import pytest
 
 import freetier
 from freetier import FreeTierPolicy, Kind, Request, StoreReadOnly
-from freetier._command_ledger import read_only
+from freetier._command.ledger import read_only
 from tests.command import Run, added_up, in_folder, journal
 
 READERS = (["status"], ["journal"], ["verify"], ["decide", "--price", "5"], ["schema"])

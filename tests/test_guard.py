@@ -22,13 +22,14 @@ from .hand_written import (
     VERBS,
     Row,
     busy_ledger,
+    dump,
     insert,
     proposal,
 )
 
 END_OF_TIME = 2**62
-DRAWS = ["reserve", "grant"]
-ENDINGS = ["settle", "release", "expire"]
+ALL = 2_100_000_000_000_000
+DRAWS, ENDINGS = ["reserve", "grant"], ["settle", "release", "expire"]
 
 Books = tuple[sqlite3.Connection, FreeTier]
 
@@ -45,10 +46,6 @@ def books() -> Iterator[Books]:
     connection, ledger = busy_ledger()
     with closing(connection):
         yield connection, ledger
-
-
-def dump(connection: sqlite3.Connection) -> list[str]:
-    return list(connection.iterdump())
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -154,7 +151,7 @@ REFUSED: list[tuple[str, str, Row]] = [
     ("donation", "a gift that was given", {"key": "gift"}),
     ("donation", "of nothing", {"balance_change": 0}),
     ("donation", "of less", {"balance_change": -1}),
-    ("donation", "of all there is", {"balance_change": 2_100_000_000_000_000}),
+    ("donation", "of all there is", {"balance_change": ALL}),
     ("donation", "that uses an allowance", {"used_change": -60, "identity": "ab", "day": TODAY}),
     ("adjustment", "of nothing", {"balance_change": 0}),
     ("adjustment", "into what is reserved", {"balance_change": -874}),
@@ -173,6 +170,18 @@ REFUSED: list[tuple[str, str, Row]] = [
     ("reserve", "reset at the end of time", {"resets_at_us": END_OF_TIME}),
     ("reserve", "rooms that are no JSON", {"rooms": "many"}),
     ("reserve", "rooms that are a list", {"rooms": "[1]"}),
+    *(("donation", f"with {of}", {of: 5}) for of in ("price_sats", "pool_share_bp", "floor_sats")),
+    *(("donation", f"with {of}", {of: NOON_US}) for of in ("resets_at_us", "expires_at_us")),
+    ("reserve", "an identity with a NUL", {"identity": "a\0b"}),
+    ("reserve", "a long tier", {"tier": "t" * 257}),
+    ("reserve", "a price above all there is", {"price_sats": ALL + 1, "charge_sats": ALL - 59}),
+    ("reserve", "a floor below 0", {"floor_sats": -1}),
+    ("reserve", "above the whole", {"pool_share_bp": 10_001}),
+    ("settle", "an overrun below 0", {"overrun_sats": -1}),
+    ("settle", "below 0", {"absorb_sats": -5, "balance_change": 5, "used_change": -65}),
+    ("settle", "keeping the allowance", {"used_change": 0}),
+    ("late", "uncovered below 0", {"uncovered_sats": -1}),
+    ("credit", "that holds", {"reserved_change": 1}),
     ("reserve", "a key with a NUL", {"key": "a\0b"}),
 ]
 
@@ -191,6 +200,7 @@ def test_a_wrong_entry_is_refused(books: Books, verb: str) -> None:
     assert dump(connection) == before
 
 
+ABOVE_THE_PRICE = {"charge_sats": 40, "refund_sats": 0, "overrun_sats": 5}
 AT_THE_LIMIT: list[tuple[str, Row]] = [
     ("reserve", {"budget_sats": 180}),
     ("reserve", {"budget_sats": 60, "identity": "gh"}),
@@ -203,10 +213,11 @@ AT_THE_LIMIT: list[tuple[str, Row]] = [
     ("reserve", {"expires_at_us": NOON_US + 1}),
     ("release", {"at_us": NOON_US + 15 * MINUTE_US - 1}),
     ("settle", {"absorb_sats": 60, "balance_change": -60, "used_change": 0}),
+    ("settle", {"absorb_sats": 60, "balance_change": -60, "used_change": 0, **ABOVE_THE_PRICE}),
     ("late", {"floor_sats": 823}),
     ("late", {"uncovered_sats": 10}),
     ("adjustment", {"balance_change": -873}),
-    ("donation", {"balance_change": 2_100_000_000_000_000 - 933}),
+    ("donation", {"balance_change": ALL - 933}),
 ]
 
 
@@ -219,7 +230,7 @@ def test_a_limit_is_exact(books: Books, kind: str, changes: Row) -> None:
 
 
 WORDS = ["", "{}", "[]", "ab", "cd", "trusted", "new", "held", "late", "paid", "seed", "reserve"]
-NUMBERS = [9999, NOON_US, TODAY, END_OF_TIME, -END_OF_TIME, 2_100_000_000_000_000]
+NUMBERS = [9999, NOON_US, TODAY, END_OF_TIME, -END_OF_TIME, ALL]
 FIGURES = st.none() | st.integers(-70, 70) | st.sampled_from(NUMBERS) | st.sampled_from(WORDS)
 
 

@@ -276,12 +276,11 @@ class TestSettings:
         ("name", "value"),
         [
             *((name, bad) for name in SATS for bad in (-1, MAX_SATS + 1, True, 1.0, "1")),
-            *((name, None) for name in ("seed_sats", "floor_sats", "min_charge_sats")),
+            *((name, None) for name in ("seed_sats", "min_charge_sats", "credit_share_bp")),
             *((name, 0) for name in ("min_charge_sats", "min_absorb_sats", "grant_ttl_s")),
             *((name, bad) for name in SHARES for bad in (-1, 10_001, 0.5, True)),
             *(("budgets", bad) for bad in (None, 5, {"a": -1}, {"a": 1.0}, {"": 1}, {1: 1})),
             *(("tier_ceilings", bad) for bad in (None, {"new": -1}, {"gold": 1})),
-            ("credit_share_bp", None),
             ("daily_release_paced", 1),
             ("grant_ttl_s", 366 * 86_400 + 1),
             *(("limits", bad) for bad in (None, 5, ["x"])),
@@ -295,7 +294,6 @@ class TestSettings:
 
     def test_a_policy_keeps_what_it_was_given(self) -> None:
         """A mapping that the host changes afterwards changes no policy."""
-        budgets = {"new": 5}
-        policy = FreeTierPolicy(budgets=budgets)
+        policy = FreeTierPolicy(budgets=(budgets := {"new": 5}))
         budgets["new"] = 50
         assert policy.budgets == {"new": 5}

@@ -24,7 +24,6 @@ from freetier import (
     Request,
     StoreFull,
     StoreReadOnly,
-    StoreReadOnly,
     StoreUnavailable,
 )
 from freetier._sql import Query

@@ -27,19 +27,23 @@ Params = Mapping[str, int | str | None]
 POOL: Final = "main"
 """The pool's name in every table; one pool for now."""
 
-ENTRY_COLUMNS: Final = (
-    "seq, kind, key, at_us, identity, tier, day, price_sats, absorb_sats, charge_sats, paid_sats, "
-    "refund_sats, overrun_sats, uncovered_sats, budget_sats, tier_ceiling_sats, release_sats, "
-    "floor_sats, pool_share_bp, bound_by, rooms, resets_at_us, expires_at_us, credit_share_bp, "
-    "credit_carry, sponsor, note, balance_change, reserved_change, used_change, balance_sats, "
-    "reserved_sats"
-)
+ENTRY_COLUMNS: Final = """
+  seq, kind, key, at_us, identity, tier, day, price_sats, absorb_sats, charge_sats, paid_sats,
+  refund_sats, overrun_sats, uncovered_sats, budget_sats, tier_ceiling_sats, release_sats,
+  floor_sats, pool_share_bp, bound_by, rooms, resets_at_us, expires_at_us, credit_share_bp,
+  credit_carry, sponsor, note, balance_change, reserved_change, used_change, balance_sats,
+  reserved_sats"""
 
 # The pool with the store's time: the later of the clock and the last entry.
 _POOL_NOW: Final = """(
   SELECT pool.*, CASE WHEN :now_us > at_us THEN :now_us ELSE at_us END AS now_us
   FROM freetier_pool AS pool WHERE pool = :pool
 ) AS p"""
+
+# A total for each kind of entry, in the order of `Kind`.
+_TOTALS: Final = """
+  seed_sats, credit_sats, donation_sats, adjustment_sats, reserve_sats, grant_sats, settle_sats,
+  release_sats, expire_sats, late_sats"""
 
 # What rows tell of a grant: its draw (g); its ending (e) and late settlement (l).
 _DRAW_COLUMNS: Final = """
@@ -87,7 +91,7 @@ SELECT p.pool, p.seq + 1, :kind, :key, p.now_us, :identity, :tier, CAST(:day AS 
   -CAST(:paid_now AS BIGINT), CAST(:held AS BIGINT), CAST(:absorb_sats AS BIGINT),
   p.balance_sats - CAST(:paid_now AS BIGINT), p.reserved_sats + CAST(:held AS BIGINT)
 FROM {_POOL_NOW} WHERE TRUE
-RETURNING {ENTRY_COLUMNS}
+RETURNING{ENTRY_COLUMNS}
 """
 
 # A settle, release, expire or late, in the figures of the grant it ends.
@@ -108,7 +112,7 @@ FROM {_POOL_NOW}
 JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = :key AND g.once = 'draw'
   AND g.kind = 'reserve'
 WHERE TRUE
-RETURNING {ENTRY_COLUMNS}
+RETURNING{ENTRY_COLUMNS}
 """
 
 # The grants that are due, oldest first, as one run of entries.
@@ -138,7 +142,7 @@ INSERT INTO freetier_journal (
 SELECT p.pool, p.seq + 1, :kind, :key, p.now_us, CAST(:sponsor AS TEXT), CAST(:note AS TEXT),
   CAST(:sats AS BIGINT), 0, 0, p.balance_sats + CAST(:sats AS BIGINT), p.reserved_sats
 FROM {_POOL_NOW} WHERE TRUE
-RETURNING {ENTRY_COLUMNS}
+RETURNING{ENTRY_COLUMNS}
 """
 
 # A share of a paid invoice. The remainder below a sat is carried to the next credit; paid x share
@@ -155,7 +159,7 @@ FROM (
     CAST(:paid_sats AS BIGINT) % 10000 * CAST(:credit_share_bp AS BIGINT) + p.credit_carry AS rest
   FROM {_POOL_NOW}
 ) AS p WHERE TRUE
-RETURNING {ENTRY_COLUMNS}
+RETURNING{ENTRY_COLUMNS}
 """
 
 # A gate moves no sats: a note outside the journal, unless the request was drawn for meanwhile.
@@ -173,12 +177,14 @@ RETURNING key
 """
 
 FIND: Final = f"""
-SELECT {ENTRY_COLUMNS} FROM freetier_journal
+SELECT{ENTRY_COLUMNS}
+FROM freetier_journal
 WHERE pool = :pool AND key = :key AND once = :once AND kind = :kind
 """
 
 ENTRIES: Final = f"""
-SELECT {ENTRY_COLUMNS} FROM freetier_journal WHERE pool = :pool AND seq > :after
+SELECT{ENTRY_COLUMNS}
+FROM freetier_journal WHERE pool = :pool AND seq > :after
 ORDER BY seq LIMIT :limit
 """
 
@@ -194,7 +200,7 @@ SELECT p.now_us, p.balance_sats, p.reserved_sats,
     WHERE n.pool = p.pool AND n.day = p.now_us / 86400000000),
   (SELECT CAST(coalesce(sum(n.price_sats), 0) AS BIGINT) FROM freetier_gate AS n
     WHERE n.pool = p.pool AND n.day = p.now_us / 86400000000),
-  {", ".join(f"p.{kind}_sats" for kind in Kind)}
+{_TOTALS}
 FROM {_POOL_NOW}
 """
 
@@ -207,16 +213,18 @@ JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = o.key AND g.once = 'dr
 ORDER BY o.expires_at_us, o.key LIMIT :limit
 """
 
+_NO_TOTALS: Final = ", ".join("0" for _ in Kind)
+
 # The derived tables in one statement, so that they are of one instant.
 BOOKS: Final = f"""
 SELECT 'pool' AS part, seq, balance_sats, reserved_sats, credit_carry, NULL AS name,
-  {", ".join(f"{kind}_sats" for kind in Kind)}
+{_TOTALS}
 FROM freetier_pool WHERE pool = :pool
 UNION ALL
-SELECT scope, day, used_sats, 0, 0, name, {", ".join("0" for _ in Kind)}
+SELECT scope, day, used_sats, 0, 0, name, {_NO_TOTALS}
 FROM freetier_usage WHERE pool = :pool
 UNION ALL
-SELECT 'open', expires_at_us, absorb_sats, 0, 0, key, {", ".join("0" for _ in Kind)}
+SELECT 'open', expires_at_us, absorb_sats, 0, 0, key, {_NO_TOTALS}
 FROM freetier_open WHERE pool = :pool
 """
 

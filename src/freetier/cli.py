@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from importlib.metadata import version
 
-from freetier import _command_inspect as inspect
-from freetier import _command_operate as operate
-from freetier._command_demo import demo
-from freetier._command_inspect import DB_VARIABLE, DEFAULT_DB
-from freetier._command_output import Output, line_writer
-from freetier._command_replay import run
-from freetier._command_rows import FIELDS
+from freetier._command import inspect, operate
+from freetier._command.demo import demo
+from freetier._command.inspect import DB_VARIABLE, DEFAULT_DB
+from freetier._command.output import Output, line_writer
+from freetier._command.replay import run
+from freetier._command.rows import FIELDS
 from freetier.errors import FreeTierError
 from freetier.migrations import DIALECTS
 

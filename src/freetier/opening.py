@@ -46,19 +46,25 @@ def open(
     return ledger
 
 
+def sqlite_path(url: str) -> str | None:
+    """The file that `url` names, as a path or as `sqlite:///…`; None for any other database's."""
+    path = url.removeprefix(_SQLITE)
+    return None if "://" in path or url == _MEMORY else path
+
+
 def _repository(url: str | os.PathLike[str]) -> Repository:
     """The adapter of the URL's scheme, imported only when it is asked for."""
     if isinstance(url, str):
         if url == _MEMORY:
             return _made("memory", "MemoryRepository")
-        if url.startswith(_SQLITE):
-            return _made("sqlite", "SQLiteRepository", url.removeprefix(_SQLITE))
-        if "://" in url:
+        path = sqlite_path(url)
+        if path is None:
             scheme = url.partition("://")[0]
             raise ConfigError(f"{scheme}://…: no adapter for this; a path or sqlite:///… is known")
-    elif not isinstance(url, os.PathLike):
-        raise InvalidInput("url", url, "a path or a URL")
-    return _made("sqlite", "SQLiteRepository", url)
+        return _made("sqlite", "SQLiteRepository", path)
+    if isinstance(url, os.PathLike):
+        return _made("sqlite", "SQLiteRepository", url)
+    raise InvalidInput("url", url, "a path or a URL")
 
 
 def _made(module: str, name: str, *args: object) -> Repository:

@@ -15,8 +15,8 @@ from textwrap import wrap
 
 from attrs import define, frozen
 
-from freetier._command_output import Column, Output, table_heading, table_line
-from freetier._command_views import balance_line, report_line
+from freetier._command.output import Column, Output, table_heading, table_line
+from freetier._command.views import balance_line, report_line
 from freetier.opening import open as open_ledger
 from freetier.policy import FreeTierPolicy
 from freetier.service import FreeTier

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from attrs import define, field, frozen
 
-from freetier._command_output import Column, facts, table_line
-from freetier._command_rows import Row
-from freetier._command_views import balance_line, pool_record, report_line, report_record
+from freetier._command.output import Column, facts, table_line
+from freetier._command.rows import Row
+from freetier._command.views import balance_line, pool_record, report_line, report_record
 from freetier.audit import Report
 from freetier.values import Decision, PoolStatus, Serve, Settlement
 

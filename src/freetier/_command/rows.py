@@ -14,8 +14,8 @@ from hashlib import sha256
 
 from attrs import frozen
 
-from freetier._command_input import Cells, located
-from freetier._command_spread import Spread
+from freetier._command.input import Cells, located
+from freetier._command.spread import Spread
 from freetier.errors import InvalidInput
 from freetier.policy import FreeTierPolicy
 from freetier.pricing import Rates, price_sats

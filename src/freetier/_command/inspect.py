@@ -11,10 +11,10 @@ from uuid import uuid4
 from attrs import frozen
 
 from freetier import _sqlite_schema, migrations
-from freetier._command_ledger import read_only, reading, sqlite_path
-from freetier._command_output import Output, facts, table, table_heading
-from freetier._command_rows import asked_tier
-from freetier._command_views import (
+from freetier._command.ledger import read_only, reading
+from freetier._command.output import Output, facts, table, table_heading
+from freetier._command.rows import asked_tier
+from freetier._command.views import (
     ENTRY_COLUMNS,
     decision_lines,
     entry_line,
@@ -24,6 +24,7 @@ from freetier._command_views import (
     report_record,
 )
 from freetier.errors import ConfigError
+from freetier.opening import sqlite_path
 from freetier.policy import FreeTierPolicy
 from freetier.settings import SETTINGS
 from freetier.values import Request
@@ -89,7 +90,7 @@ def schema(arguments: Namespace, out: Output) -> int:
 def config(_: Namespace, out: Output) -> int:
     """Every setting, its variable, its value, and who said so."""
     rows = list(settings_in_force(FreeTierPolicy.from_env(), os.environ))
-    cells = [(row.variable, row.field, _value_text(row.value), row.source) for row in rows]
+    cells = [(row.variable, row.field, _value_text(row), row.source) for row in rows]
     out.show({"settings": rows}, table(("variable", "field", "value", "from"), cells))
     return 0
 
@@ -125,11 +126,14 @@ def _source(variable: str, environ: Mapping[str, str]) -> str:
     return "environment" if variable in environ else "default"
 
 
-def _value_text(value: object) -> str:
-    match value:
+def _value_text(row: SettingInForce) -> str:
+    """The value as the variable would say it: a share as a percentage."""
+    match row.value:
         case None:
             return "none"
         case bool():
-            return str(value).lower()
+            return str(row.value).lower()
+        case int() if row.field.endswith("_bp"):
+            return f"{row.value / 100:g}"
         case _:
-            return str(value)
+            return str(row.value)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from freetier._command_ledger import must_exist, writable
-from freetier._command_output import Output, table_heading
-from freetier._command_views import ENTRY_COLUMNS, entry_line
+from freetier._command.ledger import must_exist, writable
+from freetier._command.output import Output, table_heading
+from freetier._command.views import ENTRY_COLUMNS, entry_line
 from freetier.values import Entry
 
 
@@ -22,6 +22,7 @@ def donate(arguments: Namespace, out: Output) -> int:
 
 def adjust(arguments: Namespace, out: Output) -> int:
     """Correct the pool, up or down, once a key."""
+    must_exist(arguments.db)
     with writable(arguments.db) as ledger:
         entry = ledger.adjust(arguments.key, arguments.sats, note=arguments.note)
     _show(entry, out)

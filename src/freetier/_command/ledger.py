@@ -10,11 +10,10 @@ from pathlib import Path
 from freetier._sqlite_errors import translated
 from freetier.errors import ConfigError, FreeTierError
 from freetier.opening import open as open_ledger
+from freetier.opening import sqlite_path
 from freetier.policy import FreeTierPolicy
 from freetier.service import FreeTier
 from freetier.sqlite import SQLiteRepository
-
-_SQLITE = "sqlite:///"
 
 
 @contextmanager
@@ -68,9 +67,3 @@ def must_exist(url: str) -> None:
             f"there is no ledger at {path!r}: name another with --db or FREETIER_DB, "
             "or make one with `freetier run` or `freetier donate`"
         )
-
-
-def sqlite_path(url: str) -> str | None:
-    """The file that `url` names; None when it is another database's."""
-    path = url.removeprefix(_SQLITE)
-    return None if "://" in path else path

@@ -117,7 +117,8 @@ def _coloured(stream: TextIO) -> Callable[[str], object]:
     make_text = import_module("rich.text").Text
 
     def write(line: str) -> None:
-        text = make_text(line)
+        rule = set(line) == {"-", " "}
+        text = make_text(line, style="dim" if rule else "")
         for words, colour in COLOURS.items():
             text.highlight_regex(words, colour)
         console.print(text, soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from freetier._command_output import Column, facts, table, table_line, time_text
+from freetier._command.output import Column, facts, table, table_line, time_text
 from freetier.audit import INVARIANTS, Report
 from freetier.values import Decision, Entry, Kind, PoolStatus
 

@@ -16,11 +16,11 @@ from itertools import chain
 
 from attrs import define
 
-from freetier._command_input import lines_of, located, numbered_rows, source_name
-from freetier._command_output import Output, table_heading
-from freetier._command_rows import Row, RowReader, parse_columns, read_rows
-from freetier._command_spread import Spread
-from freetier._command_tally import (
+from freetier._command.input import lines_of, located, numbered_rows, source_name
+from freetier._command.output import Output, table_heading
+from freetier._command.rows import Row, RowReader, parse_columns, read_rows
+from freetier._command.spread import Spread
+from freetier._command.tally import (
     OUTCOME_COLUMNS,
     Outcome,
     Tally,
@@ -65,6 +65,7 @@ def run(arguments: Namespace, out: Output) -> int:
                     out.show(outcome_record(outcome), (outcome_line(outcome),))
                     tick()
             pool, report = ledger.pool_status(), ledger.verify()
+    sys.stdout.flush()  # the rows before what they come to, where both go to one place
     out.sum_up(totals_record(tally, pool, report), totals_lines(tally, pool, report))
     return 0 if report.ok else 1
 
