@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -265,6 +267,11 @@ class TestHostLimits:
 
 class TestSettings:
     """A policy that cannot be is never made."""
+
+    def test_it_travels(self) -> None:
+        """A policy pickles and copies, to reach worker processes, and is equal there."""
+        policy = FreeTierPolicy(budgets={"a": 5}, tier_ceilings={"a": 9}, pool_share_bp=7)
+        assert pickle.loads(pickle.dumps(policy)) == copy.deepcopy(policy) == policy
 
     def test_an_unknown_tier_is_an_error(self) -> None:
         """A tier without a budget is an error, also for a stranger and for a price of 0."""

@@ -162,16 +162,15 @@ FROM (
 RETURNING{ENTRY_COLUMNS}
 """
 
-# A gate moves no sats: a note outside the journal, unless the request was drawn for meanwhile.
+# A gate moves no sats: a note outside the journal. The guard refuses it for a request that was
+# noted or drawn for meanwhile.
 NOTE_GATE: Final = """
 INSERT INTO freetier_gate (
   pool, key, at_us, day, identity, tier, price_sats, bound_by, rooms, resets_at_us)
 SELECT p.pool, :key, CAST(:now_us AS BIGINT), CAST(:now_us AS BIGINT) / 86400000000, :identity,
   :tier, CAST(:price_sats AS BIGINT), :bound_by, :rooms, CAST(:resets_at_us AS BIGINT)
 FROM freetier_pool AS p
-WHERE p.pool = :pool AND NOT EXISTS (
-  SELECT 1 FROM freetier_journal AS j
-  WHERE j.pool = p.pool AND j.key = :key AND j.once = 'draw')
+WHERE p.pool = :pool
 ON CONFLICT (pool, key) DO NOTHING
 RETURNING key
 """

@@ -44,6 +44,8 @@ def translated(error: sqlite3.Error, where: str, *, writes: bool) -> FreeTierErr
     if code == sqlite3.SQLITE_IOERR:
         # A failed flush may or may not have reached the disk.
         kind: type[FreeTierError] = OutcomeUnknown if writes else StoreUnavailable
+    elif str(error).startswith("Could not decode"):
+        kind = IntegrityError  # text that nobody could have written through the library
     elif code is None:
         kind = ConfigError  # the sqlite3 module's own complaint: closed, or another thread's
     else:

@@ -40,7 +40,11 @@ Step = Callable[[Repository], Any]
 Steps = Generator[Step, Any, T]
 
 ATTEMPTS = 100
-"""How often one call looks again before it says that the store is too contended."""
+"""How often one call is refused before it says that the store is too contended.
+
+A refusal while expired grants still hold sats does not count: the call sweeps, 64 at a time, until
+there are none, and each turn gets further.
+"""
 
 
 def decide(policy: FreeTierPolicy, request: Request, now: datetime | None) -> Steps[Decision]:
@@ -57,16 +61,12 @@ def admit(
 ) -> Steps[Grant]:
     """Decide, and write it down: held for `ttl`, or paid at once where `ttl` is None."""
     policy.check_tier("tier", request.tier)
-    for _ in range(ATTEMPTS):
+    refusals = 0
+    while refusals < ATTEMPTS:
         view: View = yield _look(request, now)
         if view.grant is not None:
             return _first_answer(view.grant, request)
-        if view.due:
-            # Sats of expired grants count as available; the guard agrees once they are swept.
-            yield lambda store: store.sweep(now)
-            view = yield _look(request, now)
-            if view.grant is not None:
-                return _first_answer(view.grant, request)
+        yield from _swept(view, now)
         at = view.snapshot.at
         decision = policy.decide(request, view.snapshot)
         grant = _grant(request, decision, at, ttl)
@@ -77,6 +77,7 @@ def admit(
             entry: Entry | None = yield _draw(policy, grant, request)
             if entry is not None:
                 return evolve(grant, reserved_at=entry.at)
+        refusals += not view.due
     raise _contended(f"request {shown(request.request_id)}")
 
 
@@ -84,7 +85,8 @@ def settle(
     policy: FreeTierPolicy, request_id: str, actual_sats: int | None, now: datetime | None
 ) -> Steps[Settlement]:
     """End a grant on the real cost; late if it expired. The same figures again: the same answer."""
-    for _ in range(ATTEMPTS):
+    refusals = 0
+    while refusals < ATTEMPTS:
         view: View = yield lambda store: store.look(request_id, now)
         grant = _known(view, request_id)
         settlement = grant.decision.settle(actual_sats)
@@ -105,13 +107,13 @@ def settle(
                 settlement = _late(settlement, policy.pool_room(view.snapshot))
                 # Swept or not, it is over: the ending comes first, the late settlement after it.
                 yield _end(Ending(Kind.EXPIRE, request_id, view.snapshot.at))
-                if view.due:
-                    yield lambda store: store.sweep(now)
+                yield from _swept(view, now)
             case _:
                 raise Conflict(f"request {shown(request_id)} was {grant.state}")
         ending = Ending(kind, request_id, view.snapshot.at, settlement, policy.floor_sats)
         if (yield _end(ending)) is not None:
             return settlement
+        refusals += not view.due
     raise _contended(f"settling {shown(request_id)}")
 
 
@@ -161,16 +163,22 @@ def seed(policy: FreeTierPolicy, now: datetime | None) -> Steps[Entry]:
 
 
 def gated(request: Request, at: datetime) -> Grant:
-    """The grant of a host that would rather charge than fail: the full price, noted nowhere."""
+    """The grant of a host that would rather charge than fail: the full price, noted nowhere.
+
+    A price of 0 stays free.
+    """
     price = request.price_sats
-    rooms: dict[str, int] = {Limit.UNAVAILABLE: 0}
-    decision = Decision(Serve.GATE, price, 0, price, Limit.UNAVAILABLE, rooms)
+    if price:
+        decision = Decision(Serve.GATE, price, 0, price, Limit.UNAVAILABLE, {Limit.UNAVAILABLE: 0})
+    else:
+        decision = Decision(Serve.FREE, 0, 0, 0, None, {})
     return _grant(request, decision, at, None)
 
 
 def _once(proposed: Deposit, now: datetime | None, same: Callable[[Entry], bool]) -> Steps[Entry]:
     """Write a deposit, or find the one that used its key; `Conflict` unless that is the same."""
-    for _ in range(ATTEMPTS):
+    refusals = 0
+    while refusals < ATTEMPTS:
         entry: Entry | None = yield lambda store: store.deposit(proposed, now)
         if entry is not None:
             return entry
@@ -182,11 +190,16 @@ def _once(proposed: Deposit, now: datetime | None, same: Callable[[Entry], bool]
                 f"{proposed.kind} {shown(proposed.key)} was written before, with other figures"
             )
         view: View = yield lambda store: store.look(proposed.key, now)
-        if view.due:
-            yield lambda store: store.sweep(now)
-        else:
-            _check_fits(proposed, view.snapshot)
+        _check_fits(proposed, view.snapshot)
+        yield from _swept(view, now)
+        refusals += not view.due
     raise _contended(f"{proposed.kind} {shown(proposed.key)}")
+
+
+def _swept(view: View, now: datetime | None) -> Steps[None]:
+    """Expire what is due: its sats count as available, and the guard agrees once it is swept."""
+    if view.due:
+        yield lambda store: store.sweep(now)
 
 
 def _check_fits(proposed: Deposit, snapshot: Snapshot) -> None:

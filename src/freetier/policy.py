@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import field, fields, frozen
 
 from freetier import settings
 from freetier.errors import InvalidInput
@@ -63,6 +63,10 @@ class HostLimit:
 def _read_only(value: Mapping[str, int]) -> Mapping[str, int]:
     """A copy that nobody changes later; what is not a mapping is left for the check."""
     return MappingProxyType(dict(value)) if isinstance(value, Mapping) else value
+
+
+def _unpickled(values: dict[str, Any]) -> FreeTierPolicy:
+    return FreeTierPolicy(**values)
 
 
 def _in_order(limits: Iterable[HostLimit]) -> tuple[HostLimit, ...]:
@@ -123,6 +127,12 @@ class FreeTierPolicy:
         if type(self.grant_ttl_s) is not int or not 1 <= self.grant_ttl_s <= MAX_TTL_S:
             raise InvalidInput("grant_ttl_s", self.grant_ttl_s, f"seconds from 1 to {MAX_TTL_S}")
 
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], FreeTierPolicy], tuple[Any]]:
+        """Pickles, and copies, by its settings: a read-only mapping does not."""
+        values = {each.name: getattr(self, each.name) for each in fields(type(self))}
+        values |= {name: dict(values[name]) for name in ("budgets", "tier_ceilings")}
+        return _unpickled, (values,)
+
     def _check_tiers(self) -> None:
         for name in ("budgets", "tier_ceilings"):
             tiers = getattr(self, name)
@@ -166,7 +176,7 @@ class FreeTierPolicy:
         price = request.price_sats
         rooms = self._rooms(request, snapshot)
         bound_by = min(rooms, key=rooms.__getitem__)  # the first of the least
-        if rooms[bound_by] >= price or price == 0:
+        if rooms[bound_by] >= price:
             return Decision(Serve.FREE, price, price, 0, None, rooms)
         absorb = min(rooms[bound_by], price - self.min_charge_sats)
         if absorb < self.min_absorb_sats:

@@ -57,6 +57,8 @@ class FreeTier:
         on_unavailable: OnUnavailable = "raise",
     ) -> None:
         check_options(policy, clock, on_unavailable)
+        if not callable(getattr(repository, "look", None)):
+            raise InvalidInput("repository", repository, "a Repository")
         self.policy = policy
         self.repository = repository
         self._clock = clock

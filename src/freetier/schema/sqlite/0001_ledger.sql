@@ -69,6 +69,20 @@ CREATE TABLE freetier_gate (
 
 CREATE INDEX freetier_gate_day ON freetier_gate (pool, day, price_sats);
 
+-- One answer a request: a gate is noted once, never for a request that was drawn for, and stands.
+CREATE TRIGGER freetier_gate_guard BEFORE INSERT ON freetier_gate
+BEGIN
+  SELECT RAISE(IGNORE)
+    WHERE EXISTS (SELECT 1 FROM freetier_gate AS n WHERE n.pool = NEW.pool AND n.key = NEW.key)
+      OR EXISTS (SELECT 1 FROM freetier_journal AS j
+                 WHERE j.pool = NEW.pool AND j.key = NEW.key AND j.once = 'draw');
+END;
+
+CREATE TRIGGER freetier_gate_no_update BEFORE UPDATE ON freetier_gate
+BEGIN
+  SELECT RAISE(ABORT, 'freetier: a gate that was noted stands');
+END;
+
 -- The facts. The checks say, kind by kind, which figures an entry has and what it moves.
 CREATE TABLE freetier_journal (
   pool              TEXT    NOT NULL,
@@ -318,8 +332,11 @@ END;
 
 -- A pool begins empty, once; REPLACE would begin it again.
 CREATE TRIGGER freetier_pool_begins BEFORE INSERT ON freetier_pool
-WHEN NEW.seq <> 0 OR NEW.balance_sats <> 0 OR NEW.reserved_sats <> 0 OR NEW.credit_carry <> 0
-  OR NEW.at_us <> 0 OR EXISTS (SELECT 1 FROM freetier_pool AS p WHERE p.pool = NEW.pool)
+WHEN EXISTS (SELECT 1 FROM freetier_pool AS p WHERE p.pool = NEW.pool)
+  OR (NEW.seq, NEW.at_us, NEW.balance_sats, NEW.reserved_sats, NEW.credit_carry, NEW.seed_sats,
+    NEW.credit_sats, NEW.donation_sats, NEW.adjustment_sats, NEW.reserve_sats, NEW.grant_sats,
+    NEW.settle_sats, NEW.release_sats, NEW.expire_sats, NEW.late_sats)
+    <> (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 BEGIN
   SELECT RAISE(ABORT, 'freetier: a pool begins empty, once');
 END;
