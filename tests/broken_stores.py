@@ -99,6 +99,14 @@ class SettlingKeepsTheAllowance(MemoryRepository):
         return super()._append(kind, key, at, **figures)
 
 
+class SettlesWhatItIsTold(MemoryRepository):
+    def end(self, ending: Ending) -> Entry | None:
+        draw = self._entry.get(("draw", ending.request_id))
+        if draw is not None and ending.kind is Kind.SETTLE and ending.request_id in self._open:
+            self._entry["draw", draw.key] = evolve(draw, absorb_sats=10**6)
+        return super().end(ending)
+
+
 class LatePaysBelowTheFloor(MemoryRepository):
     def end(self, ending: Ending) -> Entry | None:
         return super().end(evolve(ending, floor_sats=-1000))

@@ -30,7 +30,7 @@ def test_a_hosts_limit_is_held_to_them_too() -> None:
     """A host's limit that punishes a richer pool breaks law 4."""
     kind = HostLimit("round", lambda request, snapshot: request.price_sats // 2)
     assert_policy_laws(FreeTierPolicy(limits=(kind,)))
-    odd = HostLimit("odd", lambda request, snapshot: 7 if snapshot.balance_sats > 100 else 20)
+    odd = HostLimit("odd", lambda request, snapshot: 5 if snapshot.balance_sats > 10**6 else 50)
     with pytest.raises(AssertionError, match="richer pool absorbs less"):
         assert_policy_laws(FreeTierPolicy(limits=(odd,)))
 

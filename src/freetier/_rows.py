@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from freetier import journal
 from freetier.errors import IntegrityError, SchemaError
@@ -25,6 +25,7 @@ from freetier.values import (
     to_us,
 )
 
+T = TypeVar("T")
 Row = Sequence[Any]
 
 _DAY_US = 86_400_000_000
@@ -85,12 +86,7 @@ def open_grants(rows: Sequence[Row]) -> list[Grant]:
 
 
 def entry(row: Row) -> Entry:
-    values = list(row)
-    values[_KIND] = Kind(row[_KIND])
-    for column, read in _READ.items():
-        if row[column] is not None:
-            values[column] = read(row[column])
-    return Entry(*values)
+    return _readable(f"entry {row[0]}", _entry, row)
 
 
 def entry_or_none(rows: Sequence[Row]) -> Entry | None:
@@ -121,8 +117,16 @@ def books(rows: Sequence[Row]) -> Books:
             open_[name] = (number, sats)
         elif name is not None:
             used[number, part, name] = sats
-    totals = dict(zip(Kind, pool[6:], strict=True))
-    return Books(pool[1], pool[2], pool[3], pool[4], totals, used, open_)
+    return Books(
+        seq=pool[1],
+        at=_readable("freetier_pool", from_us, pool[6]),
+        balance_sats=pool[2],
+        reserved_sats=pool[3],
+        credit_carry=pool[4],
+        totals=dict(zip(Kind, pool[7:], strict=True)),
+        used=used,
+        open_grants=open_,
+    )
 
 
 def rooms_to_text(rooms: Mapping[str, int]) -> str:
@@ -132,6 +136,22 @@ def rooms_to_text(rooms: Mapping[str, int]) -> str:
 def day_number(at: datetime) -> int:
     """Days since 1970 at `at`."""
     return to_us(at) // _DAY_US
+
+
+def _entry(row: Row) -> Entry:
+    values = list(row)
+    for column, read in _READ.items():
+        if row[column] is not None:
+            values[column] = read(row[column])
+    return Entry(*values)
+
+
+def _readable(where: str, read: Callable[[Any], T], value: Any) -> T:
+    """What `read` makes of a value that the schema would not have let in otherwise."""
+    try:
+        return read(value)
+    except (ValueError, OverflowError) as error:
+        raise IntegrityError(f"{where} cannot be read: {error}") from error
 
 
 def _limit(name: str) -> str:
@@ -182,8 +202,8 @@ def _gated(row: Row) -> Grant:
     return Grant(key, identity, tier, decision, GrantState.UNHELD, from_us(at_us))
 
 
-_KIND = 1
 _READ: Mapping[int, Callable[[Any], object]] = {
+    1: Kind,
     3: from_us,  # at
     6: _day,  # day
     19: _limit,  # bound_by

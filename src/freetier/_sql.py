@@ -216,14 +216,14 @@ _NO_TOTALS: Final = ", ".join("0" for _ in Kind)
 
 # The derived tables in one statement, so that they are of one instant.
 BOOKS: Final = f"""
-SELECT 'pool' AS part, seq, balance_sats, reserved_sats, credit_carry, NULL AS name,
+SELECT 'pool' AS part, seq, balance_sats, reserved_sats, credit_carry, NULL AS name, at_us,
 {_TOTALS}
 FROM freetier_pool WHERE pool = :pool
 UNION ALL
-SELECT scope, day, used_sats, 0, 0, name, {_NO_TOTALS}
+SELECT scope, day, used_sats, 0, 0, name, 0, {_NO_TOTALS}
 FROM freetier_usage WHERE pool = :pool
 UNION ALL
-SELECT 'open', expires_at_us, absorb_sats, 0, 0, key, {_NO_TOTALS}
+SELECT 'open', expires_at_us, absorb_sats, 0, 0, key, 0, {_NO_TOTALS}
 FROM freetier_open WHERE pool = :pool
 """
 

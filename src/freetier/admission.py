@@ -66,7 +66,6 @@ def admit(
         view: View = yield _look(request, now)
         if view.grant is not None:
             return _first_answer(view.grant, request)
-        yield from _swept(view, now)
         at = view.snapshot.at
         decision = policy.decide(request, view.snapshot)
         grant = _grant(request, decision, at, ttl)
@@ -74,6 +73,7 @@ def admit(
             if (yield from _noted(request, decision, at)):
                 return grant
         else:
+            yield from _swept(view, now)
             entry: Entry | None = yield _draw(policy, grant, request)
             if entry is not None:
                 return evolve(grant, reserved_at=entry.at)

@@ -58,7 +58,7 @@ def audit(entries: Iterable[Entry], books: Books) -> Report:
     """Hold the journal, up to the entry that the books are of, against the books."""
     auditor = _Auditor()
     for entry in entries:
-        if entry.seq > books.seq:
+        if auditor.count == books.seq and entry.seq == books.seq + 1:
             break  # written after the books were read
         auditor.take(entry)
     auditor.close(books)
@@ -110,6 +110,8 @@ class _Auditor:
             same = books.used.get(key, 0) == self.used.get(key, 0)
             day, scope, name = EPOCH.date() + timedelta(days=key[0]), *key[1:]
             self._check(6, None, same, f"the counter of {scope} {name!r} on {day} differs")
+        at = EPOCH if self.last is None else self.last.at
+        self._check(9, None, books.at == at, f"the pool's row says {books.at}, the journal {at}")
         self._check(7, None, books.credit_carry == self.carry, "the carried remainder differs")
 
     def _check(self, invariant: int, entry: Entry | None, holds: bool, detail: str) -> None:
@@ -149,6 +151,11 @@ class _Auditor:
         self._check(10, entry, absorb > 0 and charge >= 0, "absorbs nothing or charges below 0")
         self._check(10, entry, absorb + charge == entry.price_sats, "absorb + charge is not price")
         self._check(9, entry, entry.day == utc_day(entry.at), f"day {entry.day} of {entry.at}")
+        after = entry.balance_sats - entry.reserved_sats
+        self._check(6, entry, after >= (entry.floor_sats or 0), f"left {after}, below the floor")
+        if entry.pool_share_bp is not None:
+            share = (after + absorb) * entry.pool_share_bp // WHOLE_BP
+            self._check(6, entry, absorb <= share, f"absorbs {absorb}, its share is {share}")
         if entry.kind is Kind.RESERVE:
             self._moves(entry, 0, absorb, absorb)
             later = entry.expires_at is not None and entry.expires_at > entry.at
@@ -192,20 +199,30 @@ class _Auditor:
             same == (grant.identity, grant.tier, grant.price_sats),
             "not the identity, tier and price of its grant",
         )
-        self._check(
-            10,
-            entry,
-            0 <= absorbed + (entry.uncovered_sats or 0) <= absorb,
-            f"absorbed {absorbed} of {absorb}",
+        self._settlement(entry, absorb, charge)
+
+    def _settlement(self, entry: Entry, absorb: int, charge: int) -> None:
+        """The figures of an ending, against its grant's: rule 6 of the decisions' reference."""
+        absorbed, uncovered = entry.absorb_sats or 0, entry.uncovered_sats or 0
+        pool_part, charged = absorbed + uncovered, entry.charge_sats or 0
+        refund, overrun = entry.refund_sats or 0, entry.overrun_sats or 0
+        if entry.kind in (Kind.RELEASE, Kind.EXPIRE):
+            nothing = (absorbed, uncovered, charged, refund, overrun) == (0, 0, 0, 0, 0)
+            self._check(10, entry, nothing, f"{entry.kind} with figures of a settlement")
+            return
+        fits = absorbed >= 0 and uncovered >= 0 and pool_part <= absorb
+        self._check(10, entry, fits, f"absorbed {absorbed}, uncovered {uncovered}, of {absorb}")
+        fits = charged + refund == charge and charged >= 0 and refund >= 0
+        self._check(10, entry, fits, f"charged {charged} and refunded {refund} of {charge}")
+        first = charged == 0 or pool_part == absorb
+        self._check(10, entry, first, "the caller is charged before the pool's part is used up")
+        whole = overrun == 0 or (overrun > 0 and pool_part + charged == entry.price_sats)
+        self._check(10, entry, whole, f"overrun {overrun} below the price")
+        short = absorbed > 0 and (
+            entry.balance_sats - entry.reserved_sats < (entry.floor_sats or 0)
         )
-        if entry.charge_sats is not None:
-            refund = entry.refund_sats or 0
-            self._check(
-                10,
-                entry,
-                entry.charge_sats + refund == charge and refund >= 0,
-                f"charged {entry.charge_sats} and refunded {refund} of {charge}",
-            )
+        late = entry.kind is Kind.LATE
+        self._check(6, entry, not (late and short), "a late settlement below the floor")
 
     def _totals(self, entry: Entry) -> None:
         self.balance += entry.balance_change

@@ -12,7 +12,7 @@ import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from importlib.metadata import version
 
 from freetier._command import inspect, operate
@@ -28,6 +28,7 @@ FAILED = 2
 INTERRUPTED = 130  # 128 + SIGINT
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
+_NUMBER = re.compile(r"-?[0-9]{1,16}(?:\.[0-9]{1,16})?", re.ASCII)
 _WHOLE = re.compile(r"-?[0-9]{1,16}", re.ASCII)
 
 Handler = Callable[[Namespace, Output], int]
@@ -189,10 +190,9 @@ def _count(text: str) -> int:
 
 
 def _decimal(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        raise ArgumentTypeError(f"a number is needed, not {text!r}") from None
+    if not _NUMBER.fullmatch(text):
+        raise ArgumentTypeError(f"a number is needed, not {text!r}")
+    return Decimal(text)
 
 
 def _never_fail_to_encode() -> None:

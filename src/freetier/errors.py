@@ -65,7 +65,10 @@ class IntegrityError(FreeTierError):
 
 def shown(value: object) -> str:
     """`value` as an error message shows it: its repr, cut to 60 characters, and its type if odd."""
-    text = repr(value[: _SHOWN * 2] if isinstance(value, str | bytes) else value)
+    try:
+        text = repr(value[: _SHOWN * 2] if isinstance(value, str | bytes) else value)
+    except Exception:
+        text = "a value that cannot be shown"
     if len(text) > _SHOWN:
         text = text[:_SHOWN] + "…"
     return text if value is None or type(value) is str else f"{text} ({type(value).__name__})"

@@ -144,6 +144,8 @@ class MemoryRepository:
             if draw is None or draw.expires_at is None or draw.absorb_sats is None:
                 return None
             absorbed = ending.settlement.absorbed_sats if ending.settlement else 0
+            if not _in_figures_of(draw, ending):
+                return None
             late = kind is Kind.LATE
             if late:
                 ended = self._entry.get(("ending", key))
@@ -242,6 +244,7 @@ class MemoryRepository:
         with self._lock:
             return Books(
                 seq=len(self._journal),
+                at=self._journal[-1].at if self._journal else EPOCH,
                 balance_sats=self._balance,
                 reserved_sats=self._reserved,
                 credit_carry=self._carry,
@@ -323,7 +326,7 @@ class MemoryRepository:
             draw.absorb_sats or 0,
             draw.charge_sats or 0,
             draw.bound_by,
-            draw.rooms or {},
+            dict(draw.rooms or {}),
             draw.resets_at,
         )
         ended, late = self._entry.get(("ending", key)), self._entry.get(("late", key))
@@ -352,6 +355,20 @@ class MemoryRepository:
 
 def _expiry(draw: Entry) -> tuple[datetime, str]:
     return draw.expires_at or EPOCH, draw.key
+
+
+def _in_figures_of(draw: Entry, ending: Ending) -> bool:
+    """Whether an ending has the figures that its kind has, within those of its draw."""
+    settled = ending.settlement
+    if settled is None:
+        return ending.kind in (Kind.RELEASE, Kind.EXPIRE)
+    pool_part = settled.absorbed_sats + settled.uncovered_sats
+    return (
+        ending.kind in (Kind.SETTLE, Kind.LATE)
+        and 0 <= settled.absorbed_sats <= pool_part <= (draw.absorb_sats or 0)
+        and min(settled.charged_sats, settled.refund_sats, settled.overrun_sats) >= 0
+        and settled.charged_sats + settled.refund_sats == draw.charge_sats
+    )
 
 
 def _held(draws: list[Entry]) -> int:

@@ -57,6 +57,8 @@ def _repository(url: str | os.PathLike[str]) -> Repository:
     if isinstance(url, str):
         if url == _MEMORY:
             return _made("memory", "MemoryRepository")
+        if url.startswith(_SQLITE) and ("?" in url or "#" in url):
+            raise InvalidInput("url", url, "a URL without parameters")
         path = sqlite_path(url)
         if path is None:
             scheme = url.partition("://")[0]

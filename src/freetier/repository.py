@@ -30,6 +30,7 @@ The promises, each held by a test of `freetier.testing.RepositoryContract` with 
 18. An ending and a late settlement count for the day of their grant.
 19. What a look shows as used is what the journal says for that day.
 20. Callers that race for the last sats never get more than there are.
+21. An ending whose figures exceed its grant's is not written.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ class Books:
     """
 
     seq: int
+    at: datetime
     balance_sats: int
     reserved_sats: int
     credit_carry: int

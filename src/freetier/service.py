@@ -92,8 +92,8 @@ class FreeTier:
     def record_grant(self, request: Request) -> Grant:
         """Decide on a cost that is already known, and pay it at once: the session flow.
 
-        Like `reserve` and `settle` at the price in one step: the grant is settled. Raises as
-        `reserve` does.
+        Like `reserve` and `settle` at the price in one step: the grant is settled. A request that
+        was reserved before keeps its first grant, open or not. Raises as `reserve` does.
         """
         _check_request(request)
         return self._admit(request, None)
@@ -102,8 +102,9 @@ class FreeTier:
         """End a grant on what the work really cost, None if unknown (rules 6 and 7).
 
         Settled after it expired, it is `late`. The same figures again get the same settlement.
-        A gate settles by arithmetic alone. Raises `UnknownRequest` (also for an anonymous gate,
-        which is written nowhere: use `grant.decision.settle`), `Conflict` when it ended otherwise.
+        A gate settles by arithmetic alone. Raises `UnknownRequest` (also for an anonymous gate and
+        a price of 0, which are written nowhere: use `grant.decision.settle`), `Conflict` when it
+        ended otherwise.
         """
         check_id("request_id", request_id)
         if actual_sats is not None:
@@ -183,7 +184,10 @@ class FreeTier:
         return self._pages(after)
 
     def verify(self) -> Report:
-        """Prove every balance from the journal; the report names what is broken."""
+        """Prove every balance from the journal; the report names what is broken.
+
+        Raises `IntegrityError` where a table cannot be read at all.
+        """
         books = self.repository.books()
         return audit(self._pages(0), books)
 

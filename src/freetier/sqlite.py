@@ -12,8 +12,8 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
@@ -31,7 +31,7 @@ DEADLINE_S = 5.0
 _LONGEST_TIMEOUT_S = 3600
 _FIRST_PAUSE_S = 0.000_25
 _LONGEST_PAUSE_S = 0.010
-_MIN_VERSION = (3, 38, 0)  # JSON built in; STRICT came with 3.37, RETURNING with 3.35
+_MIN_VERSION = (3, 37, 0)  # STRICT tables; RETURNING came with 3.35
 
 
 class SQLiteRepository(BlockingRepository):
@@ -44,7 +44,8 @@ class SQLiteRepository(BlockingRepository):
     row factory are left as they are: commit to keep what was written, roll back to undo it.
 
     Raises `ConfigError`, `SchemaError`, `StoreUnavailable`; after a fork every call raises
-    `ConfigError`, because SQLite forbids to carry a connection into a child process.
+    `ConfigError`, because SQLite forbids to carry a connection into a child process: close the
+    ledger before the fork, and open it in each process.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class SQLiteRepository(BlockingRepository):
         timeout_s: float = DEADLINE_S,
     ) -> None:
         if sqlite3.sqlite_version_info < _MIN_VERSION:
-            raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or newer needed")
+            raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old: 3.37 or newer needed")
         self._connections: _Connections
         if isinstance(database, sqlite3.Connection):
             self._connections = _Hosts(database)
@@ -104,11 +105,14 @@ class _Fork:
     def __init__(self) -> None:
         self._pid = os.getpid()
 
+    def happened(self) -> bool:
+        return os.getpid() != self._pid
+
     def check(self) -> None:
-        if os.getpid() != self._pid:
+        if self.happened():
             raise ConfigError(
                 f"this ledger was opened in process {self._pid} and is used in its child "
-                f"{os.getpid()}: open it after the fork"
+                f"{os.getpid()}: close it before the fork, and open it in each process"
             )
 
 
@@ -119,13 +123,15 @@ class _Hosts:
         if connection.text_factory is not str:
             raise ConfigError("the connection's text_factory must be str")
         self._connection = connection
+        self._lock = threading.Lock()  # two threads inside one connection confuse its statements
         self._fork = _Fork()
 
     def patiently(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
         """Do `work` once: whether to wait for a lock is for the host's own busy timeout."""
         self._fork.check()
         try:
-            return work(self._connection)
+            with self._lock:
+                return work(self._connection)
         except sqlite3.Error as error:
             raise translated(error, "the host's connection", writes=writes) from error
 
@@ -135,6 +141,10 @@ class _Hosts:
 
 class _Connection(sqlite3.Connection):
     """A connection that a weak set can hold, so that it goes, closed, with its thread."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.in_use = threading.Lock()  # to close what another thread is inside of is a crash
 
     def __del__(self) -> None:
         with suppress(sqlite3.ProgrammingError):  # it never opened
@@ -172,6 +182,7 @@ class _Own:
         self._lock = threading.Lock()
         self._closed = False
         self._fork = _Fork()
+        _LIVE.add(self)
 
     def patiently(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
         """Do `work`, again while the file is locked, with growing random pauses, to a deadline.
@@ -183,9 +194,12 @@ class _Own:
         longest = _FIRST_PAUSE_S
         while True:
             try:
-                return work(self._connection())
+                connection = self._connection()
+                with connection.in_use, _leaving_no_transaction(connection):
+                    if self._closed:
+                        raise self._was_closed()
+                    return work(connection)
             except sqlite3.Error as error:
-                self._abandon()
                 if not is_busy(error):
                     raise translated(error, self._path, writes=writes) from error
                 if time.monotonic() >= deadline:
@@ -198,14 +212,26 @@ class _Own:
 
     def close(self) -> None:
         """Close every thread's connection, unless a fork left them to the parent."""
+        self._closed = True
         with self._lock:
-            self._closed = True
-            if os.getpid() == self._fork._pid:
-                for connection in list(self._all):
-                    connection.close()
+            connections = list(self._all)
             self._all.clear()
+        if not self._fork.happened():
+            for connection in connections:
+                with connection.in_use:
+                    connection.close()
 
-    def _connection(self) -> sqlite3.Connection:
+    def opened(self) -> bool:
+        """Whether any thread has a connection."""
+        return len(self._all) > 0
+
+    def path(self) -> str:
+        return self._path
+
+    def _was_closed(self) -> ConfigError:
+        return ConfigError(f"{self._path}: the ledger was closed")
+
+    def _connection(self) -> _Connection:
         connection: _Connection | None = getattr(self._local, "connection", None)
         if connection is None or self._closed:
             connection = self._open()
@@ -214,7 +240,12 @@ class _Own:
     def _open(self) -> _Connection:
         with self._lock:
             if self._closed:
-                raise ConfigError(f"{self._path}: the ledger was closed")
+                raise self._was_closed()
+            if _file(self._path) in _INHERITED:
+                raise ConfigError(
+                    f"{self._path}: was open when this process was forked, and SQLite would lose "
+                    "writes: close the ledger before the fork"
+                )
             connection = sqlite3.connect(
                 self._path,
                 timeout=0,
@@ -234,8 +265,37 @@ class _Own:
             self._local.connection = connection
             return connection
 
-    def _abandon(self) -> None:
-        """Leave no transaction open after a failure."""
-        connection: _Connection | None = getattr(self._local, "connection", None)
-        if connection is not None and not self._closed and connection.in_transaction:
+
+@contextmanager
+def _leaving_no_transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:
             connection.rollback()
+        raise
+
+
+_LIVE: WeakSet[_Own] = WeakSet()
+_INHERITED: set[tuple[int, int] | None] = set()
+"""The files, by device and inode, that were open in the parent when this process was forked.
+
+SQLite counts its locks by process in a table that the child inherits: a second connection to the
+same file believes that it holds the parent's locks, and loses its writes when the parent closes.
+"""
+
+
+def _file(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _inherit() -> None:
+    _INHERITED.update(_file(own.path()) for own in _LIVE if own.opened())
+    _INHERITED.discard(None)
+
+
+os.register_at_fork(after_in_child=_inherit)

@@ -6,6 +6,7 @@ Shares are basis points: 10,000 is the whole. Every time is an aware `datetime`.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -23,6 +24,11 @@ WHOLE_BP = 10_000
 """The whole, in basis points."""
 MAX_ID_LENGTH = 256
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# What Unicode lets a font leave out, of what `str.isprintable` lets pass; and the blank of Braille.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0100-\U000e01ef]"
+)
 _LAST = datetime(9000, 1, 1, tzinfo=UTC)  # leaves room for any time to live
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -114,7 +120,7 @@ class Snapshot:
     """What the repository shows a policy: the time, the pool, what was drawn this UTC day.
 
     `reserved_sats` leaves out grants past their expiry. The three `…_used_sats` are what this
-    identity, its tier, and everybody drew today.
+    identity, its tier, and everybody drew today. Raises `InvalidInput`.
     """
 
     at: datetime
@@ -124,10 +130,25 @@ class Snapshot:
     tier_used_sats: int = 0
     pool_used_sats: int = 0
 
+    def __attrs_post_init__(self) -> None:
+        check_time("at", self.at)
+        for name in _SNAPSHOT_SATS:
+            check_sats(name, getattr(self, name), most=_MOST_COUNTED)
+
     @property
     def available_sats(self) -> int:
         """Balance less reserved."""
         return self.balance_sats - self.reserved_sats
+
+
+_MOST_COUNTED = 2**63 - 1
+_SNAPSHOT_SATS = (
+    "balance_sats",
+    "reserved_sats",
+    "identity_used_sats",
+    "tier_used_sats",
+    "pool_used_sats",
+)
 
 
 @frozen
@@ -321,9 +342,9 @@ def check_id(argument: str, value: object) -> str:
     """`value` if it is an id, else raises `InvalidInput`.
 
     An id is 1 to 256 printable characters without `<`, `>` or `&`, which LNbits strips from
-    stored text. Spaces at the ends, and characters that Unicode counts as a variant of another
-    (full-width digits, ligatures, split accents), are refused: two ids that look the same must
-    be the same.
+    stored text. Spaces at the ends, characters that nobody sees, and those that Unicode counts as
+    a variant of another (full-width digits, ligatures, split accents) are refused. Letters of
+    different scripts that happen to look alike are different letters.
     """
     if type(value) is not str or not 1 <= len(value) <= MAX_ID_LENGTH:
         raise InvalidInput(argument, value, f"text of 1 to {MAX_ID_LENGTH} characters")
@@ -331,8 +352,11 @@ def check_id(argument: str, value: object) -> str:
         raise InvalidInput(argument, value, "printable characters without spaces at the ends")
     if "<" in value or ">" in value or "&" in value:
         raise InvalidInput(argument, value, "text without '<', '>' and '&'")
-    if not value.isascii() and not unicodedata.is_normalized("NFKC", value):
-        raise InvalidInput(argument, value, "text in Unicode's normal form NFKC")
+    if not value.isascii():
+        if not unicodedata.is_normalized("NFKC", value):
+            raise InvalidInput(argument, value, "text in Unicode's normal form NFKC")
+        if _UNSEEN.search(value):
+            raise InvalidInput(argument, value, "characters that can be seen")
     return value
 
 

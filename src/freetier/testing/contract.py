@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 import pytest
 from attrs import evolve
 
-from freetier.errors import FreeTierError
+from freetier.errors import FreeTierError, IntegrityError
 from freetier.policy import FreeTierPolicy
 from freetier.repository import Deposit, Draw, Ending, Repository
 from freetier.service import FreeTier
@@ -325,6 +326,24 @@ class RepositoryContract:
         assert repository.status(clock.now).available_sats == POLICY.floor_sats
         for identity in ("id-0", "id-1"):
             assert _used(repository, clock, identity) <= POLICY.budgets["trusted"]
+
+    def test_figures_of_the_grant(self, repository: Repository) -> None:
+        """21. An ending whose figures exceed its grant's is not written."""
+        ledger, clock = _ledger(repository)
+        grant = ledger.reserve(Request("job", "ada", "trusted", 60))
+        right = grant.decision.settle(55)
+        before = repository.entries()
+        for wrong in (
+            evolve(right, absorbed_sats=51),
+            evolve(right, absorbed_sats=-1),
+            evolve(right, charged_sats=6),
+            evolve(right, refund_sats=6),
+            evolve(right, charged_sats=-1, refund_sats=11),
+        ):
+            with suppress(IntegrityError):  # a store may refuse it in silence, or loudly
+                assert repository.end(Ending(Kind.SETTLE, "job", clock.now, wrong)) is None
+        assert repository.entries() == before
+        assert repository.end(Ending(Kind.SETTLE, "job", clock.now, right)) is not None
 
 
 def _ledger(repository: Repository) -> tuple[FreeTier, Clock]:

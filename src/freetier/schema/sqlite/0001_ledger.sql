@@ -165,7 +165,7 @@ CREATE TABLE freetier_journal (
     AND (kind = 'credit') = (credit_share_bp IS NOT NULL)
     AND (kind = 'credit') = (credit_carry IS NOT NULL)
     AND (kind IN ('donation', 'adjustment') OR (sponsor IS NULL AND note IS NULL))
-    AND coalesce(CASE WHEN json_valid(rooms) THEN json_type(rooms) = 'object' ELSE rooms IS NULL END, 0)),
+    AND coalesce(rooms LIKE '{%}', 1)),
   -- What each kind moves: the table in docs/explanation/design.md, row by row.
   CONSTRAINT freetier_moves CHECK (CASE kind
     WHEN 'seed' THEN balance_change >= 0 AND reserved_change = 0 AND used_change = 0
