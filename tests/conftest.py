@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 import freetier
+from freetier.testing import Clock
 
 hypothesis.settings.register_profile("freetier", deadline=None)
 hypothesis.settings.load_profile("freetier")
-
-
-class Clock:
-    """A callable that gives `now`, until the test sets or advances it."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 5, 12, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, **by: float) -> None:
-        """Move by `timedelta(**by)`; back, if that is negative."""
-        self.now += timedelta(**by)
 
 
 @pytest.fixture

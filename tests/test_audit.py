@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve, frozen
 
-from freetier import FreeTier, FreeTierPolicy, Request
+from freetier import FreeTier, FreeTierPolicy, IntegrityError, Request
 from freetier.audit import INVARIANTS, audit
 from freetier.migrations import migrate
 from freetier.sqlite import SQLiteRepository
@@ -114,6 +114,16 @@ def _journal(seq: int, change: str) -> str:
         (_journal(SETTLE, "refund_sats = 31"), 10, SETTLE),
         (_journal(SETTLE, "absorb_sats = 201"), 10, SETTLE),
         (_journal(LATE, "uncovered_sats = 6"), 10, LATE),
+        (_journal(SETTLE, "overrun_sats = 1, charge_sats = 19, refund_sats = 31"), 10, SETTLE),
+        (_journal(SETTLE, "overrun_sats = -1"), 10, SETTLE),
+        (_journal(RELEASE, "absorb_sats = 1"), 10, RELEASE),
+        (_journal(EXPIRE, "charge_sats = 1"), 10, EXPIRE),
+        (_journal(LATE, "charge_sats = -1, refund_sats = 1"), 10, LATE),
+        (_journal(GRANT, "floor_sats = 10000"), 6, GRANT),
+        (_journal(GRANT, "pool_share_bp = 1"), 6, GRANT),
+        (_journal(LATE, "floor_sats = 10000"), 6, LATE),
+        ("UPDATE freetier_pool SET at_us = at_us - 1", 9, None),
+        (_journal(OPEN, "seq = 50"), 4, 50),
     ],
 )
 def test_tampering_is_found(
@@ -130,6 +140,23 @@ def test_first_of_many_is_named(tampered: Tampered) -> None:
     """Of several entries that break one invariant, the first is named."""
     tampered.connection.execute("UPDATE freetier_journal SET charge_sats = 7 WHERE seq > 2")
     assert tampered.broken()[10] == DRAW
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _journal(GRANT, "kind = 'zzz'"),
+        _journal(GRANT, "rooms = 'none'"),
+        _journal(GRANT, "at_us = 4611686018427387904"),
+        _journal(GRANT, "day = 4611686018427387904"),
+        _journal(OPEN, "expires_at_us = 4611686018427387904"),
+    ],
+)
+def test_what_cannot_be_read_is_said(tampered: Tampered, change: str) -> None:
+    """An entry that makes no sense at all is an error that names it."""
+    assert tampered.connection.execute(change).rowcount == 1
+    with pytest.raises(IntegrityError, match=r"entry 1[01] cannot be read"):
+        tampered.ledger.verify()
 
 
 def test_every_invariant_is_tried() -> None:

@@ -15,11 +15,11 @@ import pytest
 from attrs import frozen
 
 import freetier
-from freetier import ConfigError, FreeTier, FreeTierPolicy, InvalidInput, Request
+from freetier import ConfigError, FreeTier, FreeTierPolicy, InvalidInput, Request, Snapshot
 from freetier.values import MAX_SATS
 
 if TYPE_CHECKING:
-    from tests.conftest import Clock
+    from freetier.testing import Clock
 
 BAD: dict[str, Any] = {
     "None": None,
@@ -242,8 +242,37 @@ def test_a_clock_at_the_end_of_time_is_bad_input(ledger: FreeTier, clock: Clock)
         ledger.reserve(REQUEST)
 
 
+@pytest.mark.parametrize("field", ["balance_sats", "reserved_sats", "identity_used_sats"])
+@pytest.mark.parametrize("bad", [-1, 1.5, True, "1", None, 2**63])
+def test_a_snapshot_is_whole_sats(field: str, bad: Any) -> None:
+    """A snapshot of anything but whole sats is refused: no float gets into a decision."""
+    with pytest.raises(InvalidInput) as caught:
+        Snapshot(**{"at": datetime(2026, 1, 5, tzinfo=UTC), "balance_sats": 5, field: bad})
+    assert caught.value.argument == field
+
+
+def test_an_error_survives_its_value(ledger: FreeTier) -> None:
+    """The message of an error does not fail on the value that it is about."""
+    for value in (10**5000, object.__new__(Unshown)):
+        with pytest.raises(InvalidInput) as caught:
+            ledger.credit("invoice", value)  # type: ignore[arg-type]
+        assert "paid_sats" in str(caught.value)
+
+
+class Unshown:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
 class TestOpen:
     """`freetier.open` refuses what cannot be opened, and leaves no file behind."""
+
+    @pytest.mark.parametrize("url", ["sqlite:///ledger.db?mode=ro", "sqlite:///ledger.db#x"])
+    def test_a_url_with_parameters(self, url: str) -> None:
+        """Parameters, which would end up in a file's name, are refused."""
+        with pytest.raises(InvalidInput) as caught:
+            freetier.open(url, policy=FreeTierPolicy())
+        assert caught.value.argument == "url"
 
     @pytest.mark.parametrize("url", ["", "sqlite:///", "a\0b", ":memory:", "sqlite:///:memory:"])
     def test_a_url_that_names_no_file(self, url: str) -> None:

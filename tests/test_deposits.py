@@ -14,7 +14,7 @@ from freetier import Conflict, Credit, FreeTier, FreeTierPolicy, InvalidInput, K
 from freetier.values import MAX_SATS
 
 if TYPE_CHECKING:
-    from tests.conftest import Clock
+    from freetier.testing import Clock
 
 
 def balance(ledger: FreeTier) -> int:

@@ -13,7 +13,7 @@ import freetier
 from freetier import Conflict, FreeTier, FreeTierPolicy, GrantState, Kind, Limit, Request
 
 if TYPE_CHECKING:
-    from tests.conftest import Clock
+    from freetier.testing import Clock
 
 JOB = Request("job", "ab", "trusted", 120)
 POLICY = FreeTierPolicy(budgets={"trusted": 200}, seed_sats=100, floor_sats=10)

@@ -27,7 +27,7 @@ from freetier import (
 from freetier.sqlite import SQLiteRepository
 
 if TYPE_CHECKING:
-    from tests.conftest import Clock
+    from freetier.testing import Clock
 
 JOB = Request("job", "ab", "trusted", 120)
 """Free for a trusted identity, which has 200 a day."""

@@ -8,7 +8,9 @@ from contextlib import closing, suppress
 
 import pytest
 
-from freetier import IntegrityError
+from freetier import FreeTier, FreeTierPolicy, IntegrityError, Request, Serve
+from freetier.memory import MemoryRepository
+from freetier.testing import Clock
 
 from .hand_written import busy_ledger, insert, proposal
 
@@ -38,6 +40,20 @@ def test_a_gate_stands(connection: sqlite3.Connection, verb: str) -> None:
         connection.execute(f"{verb} freetier_gate SET price_sats = 1, key = 'held'")
     assert list(connection.iterdump()) == before
     assert connection.execute("DELETE FROM freetier_gate").rowcount == 1
+
+
+def test_a_gate_writes_no_entry() -> None:
+    """A gate does not sweep: it must not wait for the pool's row."""
+    clock = Clock()
+    policy = FreeTierPolicy(seed_sats=100)
+    for request in (Request("gate", None, "new", 5), Request("gate", "eve", "new", 5)):
+        ledger = FreeTier(policy, MemoryRepository(), clock=clock)
+        ledger.seed()
+        ledger.reserve(Request("job", "ada", "trusted", 50))
+        clock.advance(hours=1)
+        entries = list(ledger.journal())
+        assert ledger.reserve(request).decision.serve is Serve.GATE
+        assert list(ledger.journal()) == entries
 
 
 def test_a_new_pool_is_empty(connection: sqlite3.Connection) -> None:

@@ -27,6 +27,7 @@ from freetier import (
     StoreUnavailable,
 )
 from freetier._sql import Query
+from freetier.migrations import migrate
 from freetier.sqlite import SQLiteRepository
 
 JOB = Request("job", "ab", "trusted", 120)
@@ -236,6 +237,15 @@ class TestHostsConnection:
             ledger.adjust("down", -20_000, note="too much")
         host.commit()
         assert len(host.execute("SELECT * FROM job").fetchall()) == 1
+
+    def test_a_schema_that_is_not_trusted(self, tmp_path: Path) -> None:
+        """The schema asks for nothing that SQLite refuses where `trusted_schema` is off."""
+        with closing(sqlite3.connect(tmp_path / "host.db", isolation_level=None)) as connection:
+            connection.execute("PRAGMA trusted_schema = OFF")
+            migrate(connection)
+            ledger = FreeTier(POLICY, SQLiteRepository(connection))
+            ledger.seed()
+            assert ledger.reserve(JOB).absorb_sats == 120
 
     def test_the_connection_is_left_as_it_was(
         self, host: sqlite3.Connection, ledger: FreeTier
