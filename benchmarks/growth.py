@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keys", choices=["random", "ordered"], default="random")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--reserves", type=int, default=100, help="reserves a round")
+    parser.add_argument("--most", type=float, default=1.5, help="exit 1 above this ratio")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="freetier-growth-") as folder, ExitStack() as stack:
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for entries, seconds in zip(args.entries, (small, large), strict=True):
             print(f"{entries:>12,} entries  {seconds * 1e6:7.0f} µs a reserve")
         print(f"{'ratio':>12}          {ratio:7.2f}   ({args.keys} keys, median of paired rounds)")
-    return 0
+    return 0 if ratio <= args.most else 1
 
 
 def _keys(kind: str) -> Callable[[], str]:

@@ -165,10 +165,27 @@ def test_every_invariant_is_tried() -> None:
     assert {invariant for _, invariant, _ in mark.args[1]} == set(INVARIANTS)
 
 
-def test_entries_after_the_books_are_left_out(tampered: Tampered) -> None:
-    """What was written after the books were read is not held against them."""
-    books = tampered.ledger.repository.books()
-    entries = list(tampered.ledger.journal())
-    later = evolve(entries[-1], seq=OPEN + 1, balance_sats=-1)
-    assert audit([*entries, later], books).ok
-    assert not audit([*entries, evolve(later, seq=OPEN)], books).ok
+def test_a_planted_entry_is_found(tampered: Tampered) -> None:
+    """An entry that nobody's statement wrote is found, also where the next one would stand."""
+    for seq in (OPEN + 1, OPEN + 50):
+        connection = tampered.connection
+        connection.execute("BEGIN")
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(freetier_journal)")]
+        names = ", ".join(column for column in columns if column != "seq")
+        connection.execute(
+            f"INSERT INTO freetier_journal (seq, {names})"
+            f" SELECT {seq}, {names} FROM freetier_journal WHERE seq = {CREDIT}"
+        )
+        assert 4 in tampered.broken()
+        connection.execute("ROLLBACK")
+
+
+def test_what_is_written_meanwhile_is_no_fault(tampered: Tampered) -> None:
+    """Entries that come while the journal and the books are read are held against them as well."""
+    ledger, repository = tampered.ledger, tampered.ledger.repository
+    late = [entry for entry in ledger.journal() if entry.seq > GRANT]
+    reads = iter([list(ledger.journal())[:GRANT], late])
+    assert audit(lambda after: next(reads), repository.books).ok
+    after = evolve(late[-1], seq=OPEN + 1)
+    reads = iter([list(ledger.journal()), [after]])
+    assert audit(lambda _: next(reads), repository.books).ok

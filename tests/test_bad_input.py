@@ -9,17 +9,15 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from attrs import frozen
 
 import freetier
 from freetier import ConfigError, FreeTier, FreeTierPolicy, InvalidInput, Request, Snapshot
+from freetier.testing import Clock
 from freetier.values import MAX_SATS
-
-if TYPE_CHECKING:
-    from freetier.testing import Clock
 
 BAD: dict[str, Any] = {
     "None": None,

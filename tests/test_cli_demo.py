@@ -107,16 +107,15 @@ def test_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["demo"]) == 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_without_rich(told: str) -> None:
     """On a terminal without rich the text is the same, and plain."""
     assert on_terminal(f"import sys; sys.modules['rich'] = None; {DEMO}") == told
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_with_rich(told: str) -> None:
-    """On a terminal with rich some words are coloured; the text is the same."""
-    pytest.importorskip("rich")
+    """On a terminal with rich tables are drawn, and some words coloured; the text is the same."""
     shown = on_terminal(DEMO)
     assert "\x1b[32mfree\x1b[0m" in shown
-    assert COLOUR.sub("", shown) == told
+    assert "\x1b[1mtime " in shown
+    assert "\x1b[2m─────" in shown
+    assert COLOUR.sub("", shown).replace("─", "-") == told

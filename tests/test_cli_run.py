@@ -223,7 +223,6 @@ def test_not_verified(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "broken: 1 of 10 invariants" in err
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_progress(tmp_path: Path) -> None:
     """Rows that go into a file leave a count on the terminal, which is wiped at the end."""
     file = written(many_rows(600))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -11,10 +10,8 @@ from hypothesis import strategies as st
 
 import freetier
 from freetier import Conflict, Credit, FreeTier, FreeTierPolicy, InvalidInput, Kind, Request
+from freetier.testing import Clock
 from freetier.values import MAX_SATS
-
-if TYPE_CHECKING:
-    from freetier.testing import Clock
 
 
 def balance(ledger: FreeTier) -> int:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 import freetier
 from freetier import Conflict, FreeTier, FreeTierPolicy, GrantState, Kind, Limit, Request
-
-if TYPE_CHECKING:
-    from freetier.testing import Clock
+from freetier.testing import Clock
 
 JOB = Request("job", "ab", "trusted", 120)
 POLICY = FreeTierPolicy(budgets={"trusted": 200}, seed_sats=100, floor_sats=10)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import pytest
@@ -25,9 +25,7 @@ from freetier import (
     UnknownRequest,
 )
 from freetier.sqlite import SQLiteRepository
-
-if TYPE_CHECKING:
-    from freetier.testing import Clock
+from freetier.testing import Clock
 
 JOB = Request("job", "ab", "trusted", 120)
 """Free for a trusted identity, which has 200 a day."""

@@ -7,7 +7,7 @@ breaks it is named; a broken entry does not hide the next invariant's.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 
 from attrs import define, field, frozen
@@ -54,12 +54,19 @@ class Report:
         return not self.problems
 
 
-def audit(entries: Iterable[Entry], books: Books) -> Report:
-    """Hold the journal, up to the entry that the books are of, against the books."""
+def audit(journal: Callable[[int], Iterable[Entry]], read_books: Callable[[], Books]) -> Report:
+    """Hold the journal (from after a given seq on) against the books.
+
+    The books are read after the journal: an entry that the pool's row does not know was planted.
+    What was written between the two reads is read then.
+    """
     auditor = _Auditor()
-    for entry in entries:
-        if auditor.count == books.seq and entry.seq == books.seq + 1:
-            break  # written after the books were read
+    for entry in journal(0):
+        auditor.take(entry)
+    books = read_books()
+    for entry in journal(0 if auditor.last is None else auditor.last.seq):
+        if entry.seq > books.seq:
+            break
         auditor.take(entry)
     auditor.close(books)
     problems = tuple(sorted(auditor.problems.values(), key=lambda problem: problem.invariant))

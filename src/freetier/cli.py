@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes once more as it exits; that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
+    except OSError as error:  # what we write to is full, or gone
+        print(f"freetier: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     return code

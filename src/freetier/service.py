@@ -188,8 +188,7 @@ class FreeTier:
 
         Raises `IntegrityError` where a table cannot be read at all.
         """
-        books = self.repository.books()
-        return audit(self._pages(0), books)
+        return audit(self._pages, self.repository.books)
 
     def close(self) -> None:
         """Close the ledger. Closing twice is fine."""

@@ -1,7 +1,7 @@
 """How an answer reaches its reader: aligned text for people, a JSON object a line for programs.
 
-The text is the same everywhere. Where `rich` is installed and a terminal shows it, the words that
-carry the answer are coloured, and that is all that changes.
+The text is the same everywhere. Where `rich` is installed and a terminal shows it, tables are
+drawn: titles bold, rules as lines, the words that carry the answer in colour.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 import attrs
 from attrs import frozen
+
+RULE = "-"
 
 COLOURS = {
     r"\b(free|ok|verified)\b": "green",
@@ -71,9 +73,9 @@ def table_line(columns: Sequence[Column], cells: Sequence[object]) -> str:
 
 
 def table_heading(columns: Sequence[Column]) -> list[str]:
-    """A table's titles, and the rule below them."""
+    """A table's titles and the rule below them, as one piece, by which `rich` knows them."""
     titles = table_line(columns, [column.title for column in columns])
-    return [titles, "  ".join("-" * column.width for column in columns)]
+    return [titles + "\n" + "  ".join(RULE * column.width for column in columns)]
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -117,8 +119,12 @@ def _coloured(stream: TextIO) -> Callable[[str], object]:
     make_text = import_module("rich.text").Text
 
     def write(line: str) -> None:
-        rule = set(line) == {"-", " "}
-        text = make_text(line, style="dim" if rule else "")
+        titles, _, rule = line.partition("\n")
+        if rule:
+            console.print(make_text(titles, style="bold"), soft_wrap=True)
+            console.print(make_text(rule.replace(RULE, "─"), style="dim"), soft_wrap=True)
+            return
+        text = make_text(line)
         for words, colour in COLOURS.items():
             text.highlight_regex(words, colour)
         console.print(text, soft_wrap=True)

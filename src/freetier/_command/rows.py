@@ -65,10 +65,10 @@ def parse_columns(text: str) -> dict[str, str]:
 def asked_tier(identity: str | None, tier: str | None, policy: FreeTierPolicy) -> str:
     """The tier to ask for. Anonymous callers need none: any will do, so it is the first.
 
-    Raises `InvalidInput` for an identity without one.
+    Raises `InvalidInput` for an identity without one, and for a tier that the policy lacks.
     """
     if tier is not None:
-        return tier
+        return policy.check_tier("tier", tier)
     if identity is None:
         return next(iter(policy.budgets))
     raise InvalidInput("tier", tier, f"one of the tiers {', '.join(policy.budgets)}")
