@@ -22,6 +22,7 @@ from freetier import _sqlite_schema
 from freetier._blocking import BlockingRepository
 from freetier._sql import Query
 from freetier._sqlite_errors import is_busy, translated
+from freetier._sqlite_fork import ForkGuard, check_not_inherited, watch
 from freetier.errors import ConfigError, InvalidInput, StoreUnavailable
 
 T = TypeVar("T")
@@ -99,23 +100,6 @@ class _Connections(Protocol):
     def close(self) -> None: ...
 
 
-class _Fork:
-    """Refuses a connection in any process but the one that opened it."""
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-
-    def happened(self) -> bool:
-        return os.getpid() != self._pid
-
-    def check(self) -> None:
-        if self.happened():
-            raise ConfigError(
-                f"this ledger was opened in process {self._pid} and is used in its child "
-                f"{os.getpid()}: close it before the fork, and open it in each process"
-            )
-
-
 class _Hosts:
     """One connection that belongs to the host."""
 
@@ -124,7 +108,7 @@ class _Hosts:
             raise ConfigError("the connection's text_factory must be str")
         self._connection = connection
         self._lock = threading.Lock()  # two threads inside one connection confuse its statements
-        self._fork = _Fork()
+        self._fork = ForkGuard()
 
     def patiently(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
         """Do `work` once: whether to wait for a lock is for the host's own busy timeout."""
@@ -151,28 +135,33 @@ class _Connection(sqlite3.Connection):
             self.close()
 
 
+def _checked_path(path: object) -> str:
+    """`path` as text, if a ledger's file can be there; else raises."""
+    expected = "a path or an sqlite3.Connection"
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidInput("database", path, expected)
+    text = os.fspath(path)
+    if type(text) is not str or not text or "\0" in text:
+        raise InvalidInput("database", path, expected)
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise InvalidInput("database", path, "a path that can be encoded") from None
+    if text == ":memory:":
+        expected = "a file: each connection would have a memory of its own"
+        raise InvalidInput("database", path, expected)
+    if not Path(text).absolute().parent.is_dir():
+        raise ConfigError(f"{text}: the folder does not exist")
+    if Path(text).is_dir():
+        raise ConfigError(f"{text}: this is a folder")
+    return text
+
+
 class _Own:
     """One connection a thread, opened when the thread first asks."""
 
     def __init__(self, path: str | os.PathLike[str], timeout_s: float) -> None:
-        try:
-            self._path = os.fspath(path)
-        except TypeError:
-            raise InvalidInput("database", path, "a path or an sqlite3.Connection") from None
-        if type(self._path) is not str or not self._path or "\0" in self._path:
-            raise InvalidInput("database", path, "a path or an sqlite3.Connection")
-        try:
-            os.fsencode(self._path)
-        except UnicodeEncodeError:
-            raise InvalidInput("database", path, "a path that can be encoded") from None
-        if self._path == ":memory:":
-            raise InvalidInput(
-                "database", path, "a file: each connection would have a memory of its own"
-            )
-        if not Path(self._path).absolute().parent.is_dir():
-            raise ConfigError(f"{self._path}: the folder does not exist")
-        if Path(self._path).is_dir():
-            raise ConfigError(f"{self._path}: this is a folder")
+        self.path = _checked_path(path)
         if type(timeout_s) not in (int, float) or not 0 <= timeout_s <= _LONGEST_TIMEOUT_S:
             expected = f"seconds from 0 to {_LONGEST_TIMEOUT_S}"
             raise InvalidInput("timeout_s", timeout_s, expected)
@@ -181,8 +170,8 @@ class _Own:
         self._all: WeakSet[_Connection] = WeakSet()
         self._lock = threading.Lock()
         self._closed = False
-        self._fork = _Fork()
-        _LIVE.add(self)
+        self._fork = ForkGuard()
+        watch(self)
 
     def patiently(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
         """Do `work`, again while the file is locked, with growing random pauses, to a deadline.
@@ -201,10 +190,10 @@ class _Own:
                     return work(connection)
             except sqlite3.Error as error:
                 if not is_busy(error):
-                    raise translated(error, self._path, writes=writes) from error
+                    raise translated(error, self.path, writes=writes) from error
                 if time.monotonic() >= deadline:
                     raise StoreUnavailable(
-                        f"{self._path}: still locked by other writers after {self._timeout_s} s; "
+                        f"{self.path}: still locked by other writers after {self._timeout_s} s; "
                         "nothing was written"
                     ) from error
             time.sleep(random.uniform(0, longest))  # noqa: S311 - jitter, not a secret
@@ -216,7 +205,7 @@ class _Own:
         with self._lock:
             connections = list(self._all)
             self._all.clear()
-        if not self._fork.happened():
+        if not self._fork.forked():
             for connection in connections:
                 with connection.in_use:
                     connection.close()
@@ -225,11 +214,8 @@ class _Own:
         """Whether any thread has a connection."""
         return len(self._all) > 0
 
-    def path(self) -> str:
-        return self._path
-
     def _was_closed(self) -> ConfigError:
-        return ConfigError(f"{self._path}: the ledger was closed")
+        return ConfigError(f"{self.path}: the ledger was closed")
 
     def _connection(self) -> _Connection:
         connection: _Connection | None = getattr(self._local, "connection", None)
@@ -241,13 +227,9 @@ class _Own:
         with self._lock:
             if self._closed:
                 raise self._was_closed()
-            if _file(self._path) in _INHERITED:
-                raise ConfigError(
-                    f"{self._path}: was open when this process was forked, and SQLite would lose "
-                    "writes: close the ledger before the fork"
-                )
+            check_not_inherited(self.path)
             connection = sqlite3.connect(
-                self._path,
+                self.path,
                 timeout=0,
                 isolation_level=None,
                 check_same_thread=False,  # close() may come from another thread
@@ -256,7 +238,7 @@ class _Own:
             try:
                 (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
                 if mode != "wal":
-                    raise ConfigError(f"{self._path}: cannot use WAL here, only {mode!r}")
+                    raise ConfigError(f"{self.path}: cannot use WAL here, only {mode!r}")
                 connection.execute("PRAGMA synchronous=FULL").fetchall()
             except BaseException:
                 connection.close()
@@ -274,28 +256,3 @@ def _leaving_no_transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:
             connection.rollback()
         raise
-
-
-_LIVE: WeakSet[_Own] = WeakSet()
-_INHERITED: set[tuple[int, int] | None] = set()
-"""The files, by device and inode, that were open in the parent when this process was forked.
-
-SQLite counts its locks by process in a table that the child inherits: a second connection to the
-same file believes that it holds the parent's locks, and loses its writes when the parent closes.
-"""
-
-
-def _file(path: str) -> tuple[int, int] | None:
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _inherit() -> None:
-    _INHERITED.update(_file(own.path()) for own in _LIVE if own.opened())
-    _INHERITED.discard(None)
-
-
-os.register_at_fork(after_in_child=_inherit)
