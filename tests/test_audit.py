@@ -123,6 +123,7 @@ def _journal(seq: int, change: str) -> str:
         (_journal(GRANT, "pool_share_bp = 1"), 6, GRANT),
         (_journal(LATE, "floor_sats = 10000"), 6, LATE),
         ("UPDATE freetier_pool SET at_us = at_us - 1", 9, None),
+        ("INSERT INTO freetier_usage VALUES ('main', 9223372036854775807, 'pool', '', 1)", 6, None),
         (_journal(OPEN, "seq = 50"), 4, 50),
     ],
 )
@@ -147,6 +148,7 @@ def test_first_of_many_is_named(tampered: Tampered) -> None:
     [
         _journal(GRANT, "kind = 'zzz'"),
         _journal(GRANT, "rooms = 'none'"),
+        _journal(GRANT, "rooms = '[1]'"),
         _journal(GRANT, "at_us = 4611686018427387904"),
         _journal(GRANT, "day = 4611686018427387904"),
         _journal(OPEN, "expires_at_us = 4611686018427387904"),

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 
 from freetier import Decision, FreeTierPolicy, HostLimit, Request, Serve, Snapshot
 from freetier.testing import assert_policy_laws, strategies
+from freetier.values import MAX_SATS
 
 Bend = Callable[[Decision, Request, Snapshot], Decision]
 
@@ -30,9 +31,9 @@ def test_a_hosts_limit_is_held_to_them_too() -> None:
     """A host's limit that punishes a richer pool breaks law 4."""
     kind = HostLimit("round", lambda request, snapshot: request.price_sats // 2)
     assert_policy_laws(FreeTierPolicy(limits=(kind,)))
-    odd = HostLimit("odd", lambda request, snapshot: 5 if snapshot.balance_sats > 10**6 else 50)
+    odd = HostLimit("odd", lambda request, snapshot: 5 if snapshot.pool_used_sats % 2 else 50)
     with pytest.raises(AssertionError, match="richer pool absorbs less"):
-        assert_policy_laws(FreeTierPolicy(limits=(odd,)))
+        assert_policy_laws(FreeTierPolicy(budgets={"all": MAX_SATS}, limits=(odd,)))
 
 
 def _loses_a_sat(decision: Decision, request: Request, snapshot: Snapshot) -> Decision:

@@ -50,6 +50,62 @@ def test_a_file_that_was_open_at_the_fork_is_refused(tmp_path: Path) -> None:
         assert [entry.key for entry in ledger.journal()] == ["seed", "parent", "child"]
 
 
+EXIT = """
+import os, signal, subprocess, sys, freetier
+from freetier import FreeTierPolicy
+
+os.chdir(sys.argv[1])
+ledger = freetier.open("ledger.db", FreeTierPolicy())
+os.chdir("/")  # a relative path is the one that it was
+may_exit, go = os.pipe()
+child = os.fork()
+if child == 0:
+    os.read(may_exit, 1)
+    ledger.close()  # the parent's to close: here it does nothing
+    sys.exit(0)
+ledger.close()
+writer = '''
+import os, signal, sys, freetier
+ledger = freetier.open(sys.argv[1] + "/ledger.db", freetier.FreeTierPolicy())
+ledger.donate("acknowledged", 1)
+os.kill(os.getpid(), signal.SIGKILL)
+'''
+subprocess.run([sys.executable, "-c", writer, sys.argv[1]], check=False)
+os.write(go, b"x")
+os.waitpid(child, 0)
+"""
+
+
+def test_a_child_that_exits_takes_nothing_along(tmp_path: Path) -> None:
+    """A forked child that ends does not remove the log of a process that was killed meanwhile."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", EXIT, str(tmp_path)]
+    subprocess.run(command, check=True, timeout=60)
+    with freetier.open(tmp_path / "ledger.db", POLICY) as ledger:
+        assert "acknowledged" in [entry.key for entry in ledger.journal()]
+
+
+SIGNAL = """
+import signal, sys, freetier
+from freetier import ConfigError, FreeTierPolicy, OutcomeUnknown, Request
+
+ledger = freetier.open(sys.argv[1], FreeTierPolicy(budgets={"elite": 10**6}, seed_sats=10**6))
+signal.signal(signal.SIGALRM, lambda *_: ledger.close())
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+try:
+    for number in range(10**6):
+        ledger.reserve(Request(f"job-{number}", "ada", "elite", 1))
+except (ConfigError, OutcomeUnknown):
+    sys.exit(7)
+"""
+
+
+def test_closing_from_a_signal(tmp_path: Path) -> None:
+    """A signal's handler may close the ledger in the middle of a call of its own thread."""
+    command = [sys.executable, "-W", "error", "-c", SIGNAL, str(tmp_path / "ledger.db")]
+    for _ in range(3):
+        assert subprocess.run(command, check=False, timeout=60).returncode == 7
+
+
 def test_closing_under_load(tmp_path: Path) -> None:
     """A ledger that is closed while threads are inside of it finishes their calls, then refuses."""
     for turn in range(5):

@@ -150,7 +150,7 @@ def _readable(where: str, read: Callable[[Any], T], value: Any) -> T:
     """What `read` makes of a value that the schema would not have let in otherwise."""
     try:
         return read(value)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise IntegrityError(f"{where} cannot be read: {error}") from error
 
 
@@ -164,7 +164,10 @@ def _day(number: int) -> date:
 
 
 def _rooms(text: str) -> dict[str, int]:
-    return {_limit(name): sats for name, sats in json.loads(text).items()}
+    rooms = json.loads(text)
+    if not isinstance(rooms, dict):
+        raise TypeError("rooms are no object")
+    return {_limit(name): sats for name, sats in rooms.items()}
 
 
 def _pool(balance: int, reserved: int, due_sats: int) -> tuple[int, int]:

@@ -8,11 +8,18 @@ holds the parent's locks, and loses what it writes when the parent closes. Both 
 from __future__ import annotations
 
 import os
+import sqlite3
+import threading
+from collections.abc import Iterable
+from ctypes import py_object, pythonapi
 from pathlib import Path
 from typing import Protocol
 from weakref import WeakSet
 
 from freetier.errors import ConfigError
+
+FileId = tuple[int, int]
+"""A file's device and inode: its name may change."""
 
 
 class ForkGuard:
@@ -35,45 +42,52 @@ class ForkGuard:
 
 
 class Opener(Protocol):
-    """Who may have a file open when the process forks."""
+    """Who has files open, perhaps, when the process forks."""
 
-    path: str
-
-    def opened(self) -> bool:
-        """Whether it has."""
+    def opened(self) -> Iterable[tuple[sqlite3.Connection, FileId]]:
+        """Its connections, each with the file that it is on."""
 
 
 _OPENERS: WeakSet[Opener] = WeakSet()
-_INHERITED: set[tuple[int, int]] = set()  # files by device and inode
+_INHERITED: set[FileId] = set()
+_FORKING = threading.local()
 
 
 def watch(opener: Opener) -> None:
-    """Remember, should the process fork, the file that `opener` has open then."""
+    """Remember, should the process fork, the files that `opener` has open then."""
     _OPENERS.add(opener)
+
+
+def file_id(path: str) -> FileId:
+    """The device and inode of the file at `path`, which is there."""
+    found = Path(path).stat()
+    return found.st_dev, found.st_ino
 
 
 def check_not_inherited(path: str) -> None:
     """Raise `ConfigError` if the file was open when this process was forked."""
-    if _INHERITED.intersection(_files(path)):
+    if _INHERITED and Path(path).exists() and file_id(path) in _INHERITED:
         raise ConfigError(
             f"{path}: was open when this process was forked, and SQLite would lose writes: "
             "close the ledger before the fork"
         )
 
 
-def _files(path: str) -> list[tuple[int, int]]:
-    """The file at `path`, if there is one."""
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return []
-    return [(found.st_dev, found.st_ino)]
+def _before() -> None:
+    # Now, because the child has lost the other threads' connections before it can look.
+    _FORKING.opened = [pair for opener in list(_OPENERS) for pair in opener.opened()]
 
 
-def _inherit() -> None:
-    for opener in _OPENERS:
-        if opener.opened():
-            _INHERITED.update(_files(opener.path))
+def _in_parent() -> None:
+    _FORKING.opened = []
 
 
-os.register_at_fork(after_in_child=_inherit)
+def _in_child() -> None:
+    """Never finalise what was inherited, not even at exit: to close it unlinks a live log."""
+    opened: list[tuple[sqlite3.Connection, FileId]] = _FORKING.opened
+    for connection, file in opened:
+        _INHERITED.add(file)
+        pythonapi.Py_IncRef(py_object(connection))
+
+
+os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

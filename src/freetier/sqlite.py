@@ -22,8 +22,8 @@ from freetier import _sqlite_schema
 from freetier._blocking import BlockingRepository
 from freetier._sql import Query
 from freetier._sqlite_errors import is_busy, translated
-from freetier._sqlite_fork import ForkGuard, check_not_inherited, watch
-from freetier.errors import ConfigError, InvalidInput, StoreUnavailable
+from freetier._sqlite_fork import FileId, ForkGuard, check_not_inherited, file_id, watch
+from freetier.errors import ConfigError, InvalidInput, OutcomeUnknown, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ class _Hosts:
         if connection.text_factory is not str:
             raise ConfigError("the connection's text_factory must be str")
         self._connection = connection
-        self._lock = threading.Lock()  # two threads inside one connection confuse its statements
+        self._lock = threading.RLock()  # two threads inside one connection confuse its statements
         self._fork = ForkGuard()
 
     def patiently(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
@@ -128,7 +128,9 @@ class _Connection(sqlite3.Connection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.in_use = threading.Lock()  # to close what another thread is inside of is a crash
+        # To close what another thread is inside of is a crash; a signal handler is no other thread.
+        self.in_use = threading.RLock()
+        self.file: FileId = (0, 0)
 
     def __del__(self) -> None:
         with suppress(sqlite3.ProgrammingError):  # it never opened
@@ -154,7 +156,7 @@ def _checked_path(path: object) -> str:
         raise ConfigError(f"{text}: the folder does not exist")
     if Path(text).is_dir():
         raise ConfigError(f"{text}: this is a folder")
-    return text
+    return str(Path(text).absolute())  # the folder that is current may change
 
 
 class _Own:
@@ -168,7 +170,7 @@ class _Own:
         self._timeout_s = timeout_s
         self._local = threading.local()
         self._all: WeakSet[_Connection] = WeakSet()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._closed = False
         self._fork = ForkGuard()
         watch(self)
@@ -189,6 +191,10 @@ class _Own:
                         raise self._was_closed()
                     return work(connection)
             except sqlite3.Error as error:
+                if self._closed and writes and not is_busy(error):
+                    raise OutcomeUnknown(f"{self.path}: closed in the middle of a write") from error
+                if self._closed:
+                    raise self._was_closed() from error
                 if not is_busy(error):
                     raise translated(error, self.path, writes=writes) from error
                 if time.monotonic() >= deadline:
@@ -202,17 +208,18 @@ class _Own:
     def close(self) -> None:
         """Close every thread's connection, unless a fork left them to the parent."""
         self._closed = True
+        if self._fork.forked():
+            return
         with self._lock:
             connections = list(self._all)
             self._all.clear()
-        if not self._fork.forked():
-            for connection in connections:
-                with connection.in_use:
-                    connection.close()
+        for connection in connections:
+            with connection.in_use:
+                connection.close()
 
-    def opened(self) -> bool:
-        """Whether any thread has a connection."""
-        return len(self._all) > 0
+    def opened(self) -> list[tuple[sqlite3.Connection, FileId]]:
+        """Every thread's connection, with the file that it is on."""
+        return [(connection, connection.file) for connection in list(self._all)]
 
     def _was_closed(self) -> ConfigError:
         return ConfigError(f"{self.path}: the ledger was closed")
@@ -240,6 +247,7 @@ class _Own:
                 if mode != "wal":
                     raise ConfigError(f"{self.path}: cannot use WAL here, only {mode!r}")
                 connection.execute("PRAGMA synchronous=FULL").fetchall()
+                connection.file = file_id(self.path)
             except BaseException:
                 connection.close()
                 raise

@@ -134,6 +134,8 @@ class Snapshot:
         check_time("at", self.at)
         for name in _SNAPSHOT_SATS:
             check_sats(name, getattr(self, name), most=_MOST_COUNTED)
+        if self.reserved_sats > self.balance_sats:
+            raise InvalidInput("reserved_sats", self.reserved_sats, "at most the balance")
 
     @property
     def available_sats(self) -> int:
