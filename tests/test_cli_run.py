@@ -166,7 +166,6 @@ def _tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-@pytest.mark.skipif(not hasattr(time, "tzset"), reason="needs tzset")
 @pytest.mark.usefixtures("_tokyo")
 def test_times(run: Run) -> None:
     """The row's time is the ledger's: naive is UTC, seven digits are cut, an offset counts."""
