@@ -1,8 +1,6 @@
 """One write's way, without I/O: look, propose, record; refused, look again.
 
-Each operation is a generator. It yields steps (a step is a call on the repository), is sent what
-the step gave, and returns the operation's result. Blocking and async services run the same
-generator; they loop and wait, and decide nothing.
+Each operation is a generator of steps (`freetier.steps`), the same for blocking and async hosts.
 
 A refusal means that somebody else got there first, so every look-again sees the ledger further
 on. Nobody holds a lock while Python thinks.
@@ -10,15 +8,15 @@ on. Nobody holds a lock while Python thinks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
 
 from attrs import evolve
 
 from freetier.errors import Conflict, InvalidInput, StoreUnavailable, UnknownRequest, shown
 from freetier.policy import FreeTierPolicy
-from freetier.repository import Deposit, Draw, Ending, Repository, View
+from freetier.repository import Deposit, Draw, Ending, View
+from freetier.steps import Step, Steps
 from freetier.values import (
     MAX_SATS,
     WHOLE_BP,
@@ -29,15 +27,12 @@ from freetier.values import (
     GrantState,
     Kind,
     Limit,
+    PoolStatus,
     Request,
     Serve,
     Settlement,
     Snapshot,
 )
-
-T = TypeVar("T")
-Step = Callable[[Repository], Any]
-Steps = Generator[Step, Any, T]
 
 ATTEMPTS = 100
 """How often one call is refused before it says that the store is too contended.
@@ -194,6 +189,18 @@ def _once(proposed: Deposit, now: datetime | None, same: Callable[[Entry], bool]
         yield from _swept(view, now)
         refusals += not view.due
     raise _contended(f"{proposed.kind} {shown(proposed.key)}")
+
+
+def grant(request_id: str, now: datetime | None) -> Steps[Grant]:
+    """The grant of a request, as it stands."""
+    view: View = yield lambda store: store.look(request_id, now)
+    return _known(view, request_id)
+
+
+def status(policy: FreeTierPolicy, now: datetime | None) -> Steps[PoolStatus]:
+    """The pool, with the policy's budgets."""
+    found: PoolStatus = yield lambda store: store.status(now)
+    return evolve(found, budgets=dict(policy.budgets))
 
 
 def _swept(view: View, now: datetime | None) -> Steps[None]:

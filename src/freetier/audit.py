@@ -6,14 +6,16 @@ breaks it is named; a broken entry does not hide the next invariant's.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 
 from attrs import define, field, frozen
 
 from freetier.journal import DEPOSITS, DRAWS, ENDINGS, amount, once
-from freetier.repository import Books
+from freetier.repository import Books, Repository
+from freetier.steps import Steps
 from freetier.values import EPOCH, MAX_SATS, WHOLE_BP, Entry, Kind, to_us, utc_day
 
 INVARIANTS: Mapping[int, str] = {
@@ -57,23 +59,28 @@ class Report:
         return not self.problems
 
 
-def audit(journal: Callable[[int], Iterable[Entry]], read_books: Callable[[], Books]) -> Report:
-    """Hold the journal (from after a given seq on) against the books.
+def audit() -> Steps[Report]:
+    """Hold the journal against the books.
 
     The books are read after the journal: an entry that the pool's row does not know was planted.
     What was written between the two reads is read then.
     """
     auditor = _Auditor()
-    for entry in journal(0):
-        auditor.take(entry)
-    books = read_books()
-    for entry in journal(0 if auditor.last is None else auditor.last.seq):
-        if entry.seq > books.seq:
-            break
-        auditor.take(entry)
+    yield from _read(auditor)
+    books: Books = yield lambda store: store.books()
+    yield from _read(auditor, until=books.seq)
     auditor.close(books)
     problems = tuple(sorted(auditor.problems.values(), key=lambda problem: problem.invariant))
     return Report(auditor.count, books.balance_sats, books.reserved_sats, problems)
+
+
+def _read(auditor: _Auditor, until: int = sys.maxsize) -> Steps[None]:
+    """Take the entries that come after the last one, page by page, as far as `until`."""
+    while page := (yield auditor.next_page):
+        for entry in page:
+            if entry.seq > until:
+                return
+            auditor.take(entry)
 
 
 @define
@@ -91,6 +98,9 @@ class _Auditor:
     once: set[tuple[str, str]] = field(factory=set)
     held: dict[str, Entry] = field(factory=dict)
     expired: dict[str, Entry] = field(factory=dict)
+
+    def next_page(self, store: Repository) -> list[Entry]:
+        return store.entries(0 if self.last is None else self.last.seq)
 
     def take(self, entry: Entry) -> None:
         self.count += 1

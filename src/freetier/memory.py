@@ -10,8 +10,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from freetier.journal import amount, once, settlement, state
 from freetier.repository import PAGE, SWEEP_LIMIT, Books, Deposit, Draw, Ending, View
@@ -261,17 +260,6 @@ class MemoryRepository:
 
     def close(self) -> None:
         """Nothing to give back."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _time(self, now: datetime | None) -> datetime:
         """The later of the clock and the last entry, in UTC."""

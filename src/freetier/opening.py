@@ -8,9 +8,10 @@ from datetime import datetime
 from importlib import import_module
 
 from freetier.errors import ConfigError, InvalidInput
+from freetier.operations import OnUnavailable, check_options
 from freetier.policy import FreeTierPolicy
 from freetier.repository import Repository
-from freetier.service import FreeTier, OnUnavailable, check_options
+from freetier.service import FreeTier
 
 _SQLITE = "sqlite:///"
 _MEMORY = "memory:"

@@ -35,13 +35,14 @@ The promises, each held by a test of `freetier.testing.RepositoryContract` with 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from datetime import datetime
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, TypeVar
 
 from attrs import field, frozen
 
+from freetier.steps import Steps, perform_async
 from freetier.values import (
     Caps,
     Decision,
@@ -53,6 +54,8 @@ from freetier.values import (
     Settlement,
     Snapshot,
 )
+
+T = TypeVar("T")
 
 SWEEP_LIMIT = 64
 """The most grants that one call expires."""
@@ -179,11 +182,70 @@ class Repository(Protocol):
     def close(self) -> None:
         """Give back what was opened. Closing twice is fine."""
 
-    def __enter__(self) -> Self: ...
 
-    def __exit__(
+class AsyncRepository(Protocol):
+    """A store in async code: the methods of `Repository`, awaited. Safe to use from several tasks.
+
+    A task that is cancelled while it waits leaves no lock, no transaction and no connection
+    behind; what it was about to write is written whole or not at all. Subclass it: `perform` is
+    given.
+    """
+
+    @abstractmethod
+    @abstractmethod
+    async def look(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+        request_id: str,
+        now: datetime | None,
+        *,
+        identity: str | None = None,
+        tier: str | None = None,
+    ) -> View:
+        """See `Repository.look`."""
+
+    async def draw(self, draw: Draw) -> Entry | None:
+        """See `Repository.look`."""
+
+    @abstractmethod
+    async def note_gate(self, request: Request, decision: Decision, at: datetime) -> bool:
+        """See `Repository.note_gate`."""
+
+    @abstractmethod
+    async def end(self, ending: Ending) -> Entry | None:
+        """See `Repository.end`."""
+
+    @abstractmethod
+    async def sweep(self, now: datetime | None, limit: int = SWEEP_LIMIT) -> int:
+        """See `Repository.sweep`."""
+
+    @abstractmethod
+    async def deposit(self, deposit: Deposit, now: datetime | None) -> Entry | None:
+        """See `Repository.deposit`."""
+
+    @abstractmethod
+    async def find(self, kind: Kind, key: str) -> Entry | None:
+        """See `Repository.find`."""
+
+    @abstractmethod
+    async def status(self, now: datetime | None) -> PoolStatus:
+        """See `Repository.status`."""
+
+    @abstractmethod
+    async def open_grants(self, now: datetime | None, after: Grant | None = None) -> list[Grant]:
+        """See `Repository.open_grants`."""
+
+    @abstractmethod
+    async def entries(self, after: int = 0, limit: int = PAGE) -> list[Entry]:
+        """See `Repository.entries`."""
+
+    @abstractmethod
+    async def books(self) -> Books:
+        """See `Repository.books`."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """See `Repository.close`."""
+
+    async def perform(self, steps: Steps[T]) -> T:
+        """Run a whole operation; a store whose every call is dear may do it in one."""
+        return await perform_async(steps, self)
