@@ -14,10 +14,10 @@ from freetier.errors import (
     StoreUnavailable,
     UnknownRequest,
 )
-from freetier.opening import open
+from freetier.opening import open, open_async
 from freetier.policy import FreeTierPolicy, HostLimit
-from freetier.repository import Repository
-from freetier.service import FreeTier
+from freetier.repository import AsyncRepository, Repository
+from freetier.service import AsyncFreeTier, FreeTier
 from freetier.values import (
     Credit,
     Decision,
@@ -34,6 +34,8 @@ from freetier.values import (
 )
 
 __all__ = [
+    "AsyncFreeTier",
+    "AsyncRepository",
     "ConfigError",
     "Conflict",
     "Credit",
@@ -64,4 +66,5 @@ __all__ = [
     "StoreUnavailable",
     "UnknownRequest",
     "open",
+    "open_async",
 ]

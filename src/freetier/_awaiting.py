@@ -75,7 +75,11 @@ class AwaitingRepository(AsyncRepository, ABC):
         return await self.run(_sql.books())
 
     async def __aenter__(self) -> Self:
-        return self
+        try:
+            return await self.open()
+        except BaseException:
+            await self.close()
+            raise
 
     async def __aexit__(
         self,

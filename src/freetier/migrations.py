@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
@@ -12,6 +13,18 @@ from freetier.errors import InvalidInput
 
 DIALECTS = ("sqlite",)
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
+# Which connections `migrate` takes, and the module of this package that knows each.
+_BLOCKING = {
+    "sqlite3.Connection": "sqlite",
+    "psycopg.Connection": "postgres",
+    "sqlalchemy.Connection": "sqlalchemy",
+}
+_ASYNC = {
+    "aiosqlite.Connection": "sqlite",
+    "psycopg.AsyncConnection": "postgres",
+    "asyncpg.Connection": "asyncpg",
+    "sqlalchemy.AsyncConnection": "sqlalchemy",
+}
 _END = re.compile(r";[ \t]*\n(?=[ \t]*(?:\n|\Z))")
 
 
@@ -40,14 +53,30 @@ def statements(dialect: str, schema: str | None = None, since: int = 0) -> list[
     ]
 
 
-def migrate(connection: Any) -> int:
-    """Bring the schema on a host's own `sqlite3` connection up to date; the version it has now.
+def migrate(connection: Any, schema: str | None = None) -> int:
+    """Bring the schema on a host's own connection up to date; the version it has now.
 
-    Joins the transaction that is open, or is atomic by itself. Raises `SchemaError` for a newer
-    or drifted schema, `InvalidInput` for anything but an `sqlite3.Connection`.
+    `connection` is an `sqlite3.Connection`, a `psycopg.Connection` or a `sqlalchemy.Connection`.
+    `schema` is as in `statements`; on Postgres it is created if need be. Joins the transaction
+    that is open, or is atomic by itself. Raises `SchemaError` for a newer or drifted schema,
+    `InvalidInput` for another connection.
     """
-    version: int = import_module("freetier.sqlite").migrate(connection)
+    version: int = _driver(connection, _BLOCKING).migrate(connection, schema)
     return version
+
+
+async def migrate_async(connection: Any, schema: str | None = None) -> int:
+    """`migrate` on an async connection of the host's: aiosqlite, psycopg, asyncpg, SQLAlchemy."""
+    version: int = await _driver(connection, _ASYNC).migrate_async(connection, schema)
+    return version
+
+
+def _driver(connection: object, drivers: Mapping[str, str]) -> Any:
+    """The module for this connection, known by the package that its class comes from."""
+    for kind in type(connection).__mro__:
+        if module := drivers.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}"):
+            return import_module(f"freetier.{module}")
+    raise InvalidInput("connection", connection, f"one of {', '.join(drivers)}")
 
 
 def split(script: str) -> list[str]:

@@ -38,7 +38,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from attrs import field, frozen
 
@@ -241,6 +241,10 @@ class AsyncRepository(Protocol):
     @abstractmethod
     async def books(self) -> Books:
         """See `Repository.books`."""
+
+    async def open(self) -> Self:
+        """Connect; called once before the first call. Nothing, unless a store needs it."""
+        return self
 
     @abstractmethod
     async def close(self) -> None:

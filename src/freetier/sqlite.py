@@ -8,30 +8,31 @@ is; what is written belongs to the host's transaction, and nothing is retried be
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
-from weakref import WeakSet
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from freetier import _sqlite_schema
+from freetier import _sqlite_schema, migrations
+from freetier._awaiting import AwaitingRepository
 from freetier._blocking import BlockingRepository
+from freetier._clock import with_clock
+from freetier._patience import check_timeout
 from freetier._sql import Query
-from freetier._sqlite_errors import is_busy, translated
-from freetier._sqlite_fork import FileId, ForkGuard, check_not_inherited, file_id, watch
-from freetier.errors import ConfigError, InvalidInput, OutcomeUnknown, StoreUnavailable
+from freetier._sqlite_async import Hosts as AsyncHosts
+from freetier._sqlite_async import Worker
+from freetier._sqlite_own import Connections, Hosts, Own, checked_path
+from freetier.errors import ConfigError, InvalidInput
+from freetier.steps import Steps, perform
+
+if TYPE_CHECKING:
+    import aiosqlite
 
 T = TypeVar("T")
+Rows = Sequence[Sequence[Any]]
 
 DEADLINE_S = 5.0
 """How long one call waits for other writers before it gives up."""
-_LONGEST_TIMEOUT_S = 3600
-_FIRST_PAUSE_S = 0.000_25
-_LONGEST_PAUSE_S = 0.010
 _MIN_VERSION = (3, 37, 0)  # STRICT tables; RETURNING came with 3.35
 
 
@@ -55,30 +56,25 @@ class SQLiteRepository(BlockingRepository):
         *,
         timeout_s: float = DEADLINE_S,
     ) -> None:
-        if sqlite3.sqlite_version_info < _MIN_VERSION:
-            raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old: 3.37 or newer needed")
-        self._connections: _Connections
+        _check_version()
+        self._connections: Connections
         if isinstance(database, sqlite3.Connection):
-            self._connections = _Hosts(database)
-            self._connections.patiently(_sqlite_schema.check)
+            self._connections = Hosts(database)
+            self._connections.patiently(_check)
         else:
-            self._connections = _Own(database, timeout_s)
+            self._connections = Own(database, timeout_s)
             try:
-                self._connections.patiently(_sqlite_schema.migrate_own)
+                self._connections.patiently(_migrate_own)
             except BaseException:
                 self.close()
                 raise
 
     def run(self, query: Query[T]) -> T:
         """Run one statement, atomic by itself, and read its rows."""
-        params = dict(query.params)
-        if "now_us" in params and params["now_us"] is None:
-            params["now_us"] = time.time_ns() // 1000
+        params = with_clock(query.params)
 
-        def execute(connection: sqlite3.Connection) -> Sequence[Sequence[Any]]:
-            cursor = connection.cursor()
-            cursor.row_factory = None  # a host's would give rows of another kind
-            return cursor.execute(query.text, params).fetchall()
+        def execute(connection: sqlite3.Connection) -> Rows:
+            return _sqlite_schema.execute(connection, query.text, params)
 
         return query.parse(self._connections.patiently(execute, writes=query.writes))
 
@@ -87,180 +83,118 @@ class SQLiteRepository(BlockingRepository):
         self._connections.close()
 
 
-def migrate(connection: sqlite3.Connection) -> int:
+class AsyncSQLiteRepository(AwaitingRepository):
+    """`SQLiteRepository` for async code: by path, or on a host's `aiosqlite.Connection`.
+
+    A path: enter it (`async with`) or await `open` before the first call. A thread of its own
+    does each whole operation, so that the event loop waits once for it, and nothing waits for
+    locks within the process. An operation that had begun when its task was cancelled is finished.
+
+    A connection: as with `SQLiteRepository`; its own thread runs each statement.
+    """
+
+    def __init__(
+        self,
+        database: str | os.PathLike[str] | aiosqlite.Connection,
+        *,
+        timeout_s: float = DEADLINE_S,
+    ) -> None:
+        _check_version()
+        self._worker: Worker[SQLiteRepository] | None = None
+        if isinstance(database, str | os.PathLike):
+            path = checked_path(database)
+            check_timeout(timeout_s)
+            self._worker = Worker(lambda: SQLiteRepository(path, timeout_s=timeout_s))
+        else:
+            self._hosts = AsyncHosts(_checked_aiosqlite(database))
+
+    async def open(self) -> Self:
+        """Open and migrate the file; on a host's connection, check its schema."""
+        if self._worker is not None:
+            await self._worker.open()
+        else:
+            await self._hosts.check()
+        return self
+
+    async def run(self, query: Query[T]) -> T:
+        """Run one statement, atomic by itself, and read its rows."""
+        if self._worker is not None:
+            return await self._worker.hop(lambda store: store.run(query))
+        params = with_clock(query.params)
+        return query.parse(await self._hosts.fetch(query.text, params, writes=query.writes))
+
+    async def perform(self, steps: Steps[T]) -> T:
+        """Run a whole operation, in one hop to the worker's thread and back."""
+        if self._worker is not None:
+            return await self._worker.hop(lambda store: perform(steps, store))
+        return await super().perform(steps)
+
+    async def close(self) -> None:
+        """Close the file; a host's connection stays open."""
+        if self._worker is not None:
+            await self._worker.close()
+
+
+def migrate(connection: sqlite3.Connection, schema: str | None = None) -> int:
     """See `freetier.migrations.migrate`."""
-    if not isinstance(connection, sqlite3.Connection):
-        raise InvalidInput("connection", connection, "an sqlite3.Connection")
-    return _Hosts(connection).patiently(_sqlite_schema.migrate_joined)
+    _check_no_schema(schema)
+    return Hosts(connection).patiently(_migrate_joined)
 
 
-class _Connections(Protocol):
-    def patiently(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T: ...
-
-    def close(self) -> None: ...
-
-
-class _Hosts:
-    """One connection that belongs to the host."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        if connection.text_factory is not str:
-            raise ConfigError("the connection's text_factory must be str")
-        self._connection = connection
-        self._lock = threading.RLock()  # two threads inside one connection confuse its statements
-        self._fork = ForkGuard()
-
-    def patiently(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
-        """Do `work` once: whether to wait for a lock is for the host's own busy timeout."""
-        self._fork.check()
-        try:
-            with self._lock:
-                return work(self._connection)
-        except sqlite3.Error as error:
-            raise translated(error, "the host's connection", writes=writes) from error
-
-    def close(self) -> None:
-        """Nothing: the connection is the host's."""
+async def migrate_async(connection: aiosqlite.Connection, schema: str | None = None) -> int:
+    """See `freetier.migrations.migrate_async`."""
+    _check_no_schema(schema)
+    return await AsyncHosts(connection).migrate()
 
 
-class _Connection(sqlite3.Connection):
-    """A connection that a weak set can hold, so that it goes, closed, with its thread."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # To close what another thread is inside of is a crash; a signal handler is no other thread.
-        self.in_use = threading.RLock()
-        self.file: FileId = (0, 0)
-
-    def __del__(self) -> None:
-        with suppress(sqlite3.ProgrammingError):  # it never opened
-            self.close()
+def _check_version() -> None:
+    if sqlite3.sqlite_version_info < _MIN_VERSION:
+        raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old: 3.37 or newer needed")
 
 
-def _checked_path(path: object) -> str:
-    """`path` as text, if a ledger's file can be there; else raises."""
-    expected = "a path or an sqlite3.Connection"
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidInput("database", path, expected)
-    text = os.fspath(path)
-    if type(text) is not str or not text or "\0" in text:
-        raise InvalidInput("database", path, expected)
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        raise InvalidInput("database", path, "a path that can be encoded") from None
-    if text == ":memory:":
-        expected = "a file: each connection would have a memory of its own"
-        raise InvalidInput("database", path, expected)
-    if not Path(text).absolute().parent.is_dir():
-        raise ConfigError(f"{text}: the folder does not exist")
-    if Path(text).is_dir():
-        raise ConfigError(f"{text}: this is a folder")
-    return str(Path(text).absolute())  # the folder that is current may change
+def _checked_aiosqlite(connection: Any) -> aiosqlite.Connection:
+    """`connection`, if it is one; known by what it has, so that aiosqlite need not be there."""
+    if not all(hasattr(connection, name) for name in ("cursor", "isolation_level", "__aenter__")):
+        raise InvalidInput("database", connection, "a path or an aiosqlite.Connection")
+    checked: aiosqlite.Connection = connection
+    return checked
 
 
-class _Own:
-    """One connection a thread, opened when the thread first asks."""
+def _check_no_schema(schema: str | None) -> None:
+    if schema is not None:
+        raise InvalidInput("schema", schema, "None: SQLite has no schema names")
 
-    def __init__(self, path: str | os.PathLike[str], timeout_s: float) -> None:
-        self.path = _checked_path(path)
-        if type(timeout_s) not in (int, float) or not 0 <= timeout_s <= _LONGEST_TIMEOUT_S:
-            expected = f"seconds from 0 to {_LONGEST_TIMEOUT_S}"
-            raise InvalidInput("timeout_s", timeout_s, expected)
-        self._timeout_s = timeout_s
-        self._local = threading.local()
-        self._all: WeakSet[_Connection] = WeakSet()
-        self._lock = threading.RLock()
-        self._closed = False
-        self._fork = ForkGuard()
-        watch(self)
 
-    def patiently(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
-        """Do `work`, again while the file is locked, with growing random pauses, to a deadline.
+def _check(connection: sqlite3.Connection) -> int:
+    return _perform(_sqlite_schema.check(), connection)
 
-        SQLite's own busy handler wakes waiters in no fair order and starves some for seconds.
-        """
-        self._fork.check()
-        deadline = time.monotonic() + self._timeout_s
-        longest = _FIRST_PAUSE_S
-        while True:
-            try:
-                connection = self._connection()
-                with connection.in_use, _leaving_no_transaction(connection):
-                    if self._closed:
-                        raise self._was_closed()
-                    return work(connection)
-            except sqlite3.Error as error:
-                if self._closed and writes and not is_busy(error):
-                    raise OutcomeUnknown(f"{self.path}: closed in the middle of a write") from error
-                if self._closed:
-                    raise self._was_closed() from error
-                if not is_busy(error):
-                    raise translated(error, self.path, writes=writes) from error
-                if time.monotonic() >= deadline:
-                    raise StoreUnavailable(
-                        f"{self.path}: still locked by other writers after {self._timeout_s} s; "
-                        "nothing was written"
-                    ) from error
-            time.sleep(random.uniform(0, longest))  # noqa: S311 - jitter, not a secret
-            longest = min(longest * 2, _LONGEST_PAUSE_S)
 
-    def close(self) -> None:
-        """Close every thread's connection, unless a fork left them to the parent."""
-        self._closed = True
-        if self._fork.forked():
-            return
-        with self._lock:
-            connections = list(self._all)
-            self._all.clear()
-        for connection in connections:
-            with connection.in_use:
-                connection.close()
+def _migrate_own(connection: sqlite3.Connection) -> int:
+    """Migrate in a transaction of its own, one process at a time."""
+    if _perform(_sqlite_schema.version(), connection) != migrations.latest("sqlite"):
+        connection.execute("BEGIN IMMEDIATE")
+        _perform(_sqlite_schema.migrate(), connection)
+        connection.execute("COMMIT")
+    return _check(connection)
 
-    def opened(self) -> list[tuple[sqlite3.Connection, FileId]]:
-        """Every thread's connection, with the file that it is on."""
-        return [(connection, connection.file) for connection in list(self._all)]
 
-    def _was_closed(self) -> ConfigError:
-        return ConfigError(f"{self.path}: the ledger was closed")
+def _migrate_joined(connection: sqlite3.Connection) -> int:
+    """Migrate inside the host's transaction, or atomic by itself when there is none."""
+    with _savepoint(connection):
+        return _perform(_sqlite_schema.migrate(), connection)
 
-    def _connection(self) -> _Connection:
-        connection: _Connection | None = getattr(self._local, "connection", None)
-        if connection is None or self._closed:
-            connection = self._open()
-        return connection
 
-    def _open(self) -> _Connection:
-        with self._lock:
-            if self._closed:
-                raise self._was_closed()
-            check_not_inherited(self.path)
-            connection = sqlite3.connect(
-                self.path,
-                timeout=0,
-                isolation_level=None,
-                check_same_thread=False,  # close() may come from another thread
-                factory=_Connection,
-            )
-            try:
-                (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-                if mode != "wal":
-                    raise ConfigError(f"{self.path}: cannot use WAL here, only {mode!r}")
-                connection.execute("PRAGMA synchronous=FULL").fetchall()
-                connection.file = file_id(self.path)
-            except BaseException:
-                connection.close()
-                raise
-            self._all.add(connection)
-            self._local.connection = connection
-            return connection
+def _perform(steps: Steps[T], connection: sqlite3.Connection) -> T:
+    return perform(steps, lambda sql: _sqlite_schema.execute(connection, sql))
 
 
 @contextmanager
-def _leaving_no_transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def _savepoint(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("SAVEPOINT freetier_migrate")
     try:
         yield
     except BaseException:
-        if connection.in_transaction:
-            connection.rollback()
+        connection.execute("ROLLBACK TO freetier_migrate")
+        connection.execute("RELEASE freetier_migrate")
         raise
+    connection.execute("RELEASE freetier_migrate")

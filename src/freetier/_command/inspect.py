@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ from freetier.errors import ConfigError
 from freetier.opening import sqlite_path
 from freetier.policy import FreeTierPolicy
 from freetier.settings import SETTINGS
+from freetier.steps import perform
 from freetier.values import Request
 
 DB_VARIABLE = "FREETIER_DB"
@@ -80,10 +82,11 @@ def schema(arguments: Namespace, out: Output) -> int:
         raise ConfigError(f"{arguments.db}: schema looks at SQLite files only")
     latest = migrations.latest("sqlite")
     with reading(path) as connection:
-        version = _sqlite_schema.version(connection)
+        execute = partial(_sqlite_schema.execute, connection)
+        version = perform(_sqlite_schema.version(), execute)
         record = {"version": version, "latest": latest}
         out.show(record, facts((("version", version), ("latest", latest))))
-        _sqlite_schema.check(connection)
+        perform(_sqlite_schema.check(), execute)
     return 0
 
 

@@ -1,0 +1,46 @@
+"""What holds for the library's own connections to Postgres, whatever the driver."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from freetier.errors import InvalidInput
+
+DEADLINE_S: Final = 5.0
+"""How long one call waits for a connection, for locks, and for a server that restarts."""
+CONNECTIONS: Final = 10
+"""The most connections that one repository of the library's own opens."""
+_MOST_CONNECTIONS = 1000
+
+_SCHEMES = ("postgresql://", "postgres://")
+
+
+def checked_url(database: object, expected: str) -> str:
+    """`database`, if it is a Postgres URL; else raises `InvalidInput`, without the password."""
+    if type(database) is str and database.startswith(_SCHEMES) and "\0" not in database:
+        return database
+    shown = database.partition("://")[0] if isinstance(database, str) else database
+    raise InvalidInput("database", shown, f"a postgresql://… URL or {expected}")
+
+
+def checked_count(connections: object) -> int:
+    """`connections`, if it is from 1 to 1000; else raises `InvalidInput`."""
+    if type(connections) is int and 1 <= connections <= _MOST_CONNECTIONS:
+        return connections
+    raise InvalidInput("connections", connections, f"a number from 1 to {_MOST_CONNECTIONS}")
+
+
+def session(timeout_s: float) -> str:
+    """The statement that readies a session of our own.
+
+    No call waits for ever; the guard reads fresh after its lock (READ COMMITTED); and what is
+    acknowledged is on disk, even where the server's default would not wait for that.
+    """
+    timeout_ms = max(1, int(timeout_s * 1000))
+    return (
+        f"SELECT set_config('lock_timeout', '{timeout_ms}', false),"
+        f" set_config('statement_timeout', '{timeout_ms}', false),"
+        " set_config('default_transaction_isolation', 'read committed', false),"
+        " set_config('synchronous_commit', CASE current_setting('synchronous_commit')"
+        " WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)"
+    )

@@ -1,0 +1,60 @@
+"""The statements as Postgres takes them: tables with their schema, its clock, its placeholders."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from freetier.errors import InvalidInput
+
+DEFAULT_SCHEMA = "public"
+_LONGEST_NAME = 63
+_TABLE = re.compile(r"\bfreetier_\w+")
+_PARAMETER = re.compile(r"(?<![:\w]):(\w+)")
+
+# The time when the statement arrived: the same wherever one statement asks for it.
+_NOW = (
+    "coalesce(CAST(:now_us AS BIGINT),"
+    " CAST(extract(epoch FROM statement_timestamp()) * 1000000 AS BIGINT))"
+)
+
+
+def quoted(schema: str | None) -> str:
+    """The name of a schema as an SQL identifier; `public` if None. Raises `InvalidInput`.
+
+    Always written out, so that nothing depends on a `search_path`.
+    """
+    name = DEFAULT_SCHEMA if schema is None else schema
+    if type(name) is not str or not 1 <= len(name.encode("utf-8", "replace")) <= _LONGEST_NAME:
+        raise InvalidInput("schema", schema, f"a name of 1 to {_LONGEST_NAME} bytes, or None")
+    if not name.isprintable():
+        raise InvalidInput("schema", schema, "a name of printable characters")
+    return '"' + name.replace('"', '""') + '"'
+
+
+@cache
+def named(text: str, schema: str) -> str:
+    """The statement with `schema` (quoted) before each table, and Postgres' own clock."""
+    return _TABLE.sub(lambda table: f"{schema}.{table[0]}", text).replace(":now_us", _NOW)
+
+
+@cache
+def pyformat(text: str, schema: str) -> str:
+    """The same with `%(name)s` for each parameter, as psycopg takes them."""
+    return _PARAMETER.sub(r"%(\1)s", named(text, schema).replace("%", "%%"))
+
+
+@cache
+def numbered(text: str, schema: str) -> tuple[str, tuple[str, ...]]:
+    """The same with `$1`, `$2`, … as the server itself takes them, and which is which."""
+    names = parameters(text)
+    return (
+        _PARAMETER.sub(lambda name: f"${names.index(name[1]) + 1}", named(text, schema)),
+        names,
+    )
+
+
+@cache
+def parameters(text: str) -> tuple[str, ...]:
+    """The names of a statement's parameters, in the order in which they come first."""
+    return tuple(dict.fromkeys(_PARAMETER.findall(text)))

@@ -1,0 +1,116 @@
+"""Connections through psycopg in async code: a host's, or a pool of the library's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import psycopg
+from psycopg.rows import tuple_row
+from psycopg_pool import AsyncConnectionPool
+
+from freetier._fork import ForkGuard
+from freetier._patience import Patience
+from freetier._psycopg import AsyncConnection as Connection
+from freetier._psycopg import Ready, check_open, from_psycopg, not_to_be_had
+from freetier._sql import Query
+from freetier.errors import ConfigError, FreeTierError
+
+Rows = Sequence[Sequence[Any]]
+
+
+class Connections(Protocol):
+    async def open(self, migrate: Callable[[Connection], Awaitable[object]]) -> None: ...
+
+    async def fetch(self, text: str, query: Query[Any]) -> Rows: ...
+
+    async def close(self) -> None: ...
+
+
+class Hosts:
+    """One connection that belongs to the host."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def open(self, migrate: Callable[[Connection], Awaitable[object]]) -> None:
+        """Nothing: it is open."""
+
+    async def fetch(self, text: str, query: Query[Any]) -> Rows:
+        try:
+            return await _fetch(self._connection, text, query, prepare=False)
+        except psycopg.Error as error:
+            raise from_psycopg(error, writes=query.writes) from error
+
+    async def close(self) -> None:
+        """Nothing: the connection is the host's."""
+
+
+class Own:
+    """A pool of connections, of the event loop that opened it."""
+
+    def __init__(self, url: str, ready: Ready, connections: int) -> None:
+        self._url = url
+        self._ready = ready
+        self._connections = connections
+        self._pool: AsyncConnectionPool[Connection] | None = None
+        self._fork = ForkGuard()
+
+    async def open(self, migrate: Callable[[Connection], Awaitable[object]]) -> None:
+        if self._pool is not None:
+            return
+        try:
+            first = await psycopg.AsyncConnection.connect(
+                self._url, autocommit=True, connect_timeout=self._ready.whole_s()
+            )
+            async with first:
+                await migrate(first)
+        except psycopg.Error as error:
+            raise from_psycopg(error, writes=False) from error
+        pool = AsyncConnectionPool(
+            self._url,
+            kwargs=self._ready.settings(),
+            min_size=1,
+            max_size=self._connections,
+            configure=self._ready.configure_async,
+            open=False,
+        )
+        await pool.open()
+        self._pool = pool
+
+    async def fetch(self, text: str, query: Query[Any]) -> Rows:
+        self._fork.check()
+        patience = Patience(self._ready.timeout_s)
+        while True:
+            try:
+                return await self._try(text, query, patience.left_s())
+            except FreeTierError as error:
+                await asyncio.sleep(patience.pause(error))
+
+    async def close(self) -> None:
+        if self._pool is not None and not self._fork.forked():
+            await self._pool.close()
+
+    async def _try(self, text: str, query: Query[Any], timeout_s: float) -> Rows:
+        if self._pool is None:
+            raise ConfigError("the ledger is not open: use `async with`, or await its `open`")
+        try:
+            connection = await self._pool.getconn(timeout_s)
+        except psycopg.Error as error:
+            raise not_to_be_had(error) from error
+        try:
+            return await _fetch(connection, text, query)
+        except psycopg.Error as error:
+            raise from_psycopg(error, writes=query.writes) from error
+        finally:
+            await asyncio.shield(self._pool.putconn(connection))
+
+
+async def _fetch(
+    connection: Connection, text: str, query: Query[Any], *, prepare: bool | None = None
+) -> Rows:
+    check_open(connection)
+    async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
+        await cursor.execute(text.encode(), query.params, prepare=prepare)
+        return await cursor.fetchall()

@@ -1,0 +1,84 @@
+"""Connections through psycopg in blocking code: a host's, or a pool of the library's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import psycopg
+from psycopg.rows import tuple_row
+from psycopg_pool import ConnectionPool
+
+from freetier._fork import ForkGuard
+from freetier._patience import Patience
+from freetier._psycopg import Connection, check_open, from_psycopg, not_to_be_had
+from freetier._sql import Query
+from freetier.errors import FreeTierError
+
+Rows = Sequence[Sequence[Any]]
+
+
+class Connections(Protocol):
+    def fetch(self, text: str, query: Query[Any]) -> Rows: ...
+
+    def close(self) -> None: ...
+
+
+class Hosts:
+    """One connection that belongs to the host."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def fetch(self, text: str, query: Query[Any]) -> Rows:
+        try:
+            return _fetch(self._connection, text, query, prepare=False)
+        except psycopg.Error as error:
+            raise from_psycopg(error, writes=query.writes) from error
+
+    def close(self) -> None:
+        """Nothing: the connection is the host's."""
+
+
+class Own:
+    """A pool of connections."""
+
+    def __init__(self, pool: ConnectionPool[Connection], timeout_s: float) -> None:
+        self._pool = pool
+        self._timeout_s = timeout_s
+        self._fork = ForkGuard()
+
+    def fetch(self, text: str, query: Query[Any]) -> Rows:
+        self._fork.check()
+        patience = Patience(self._timeout_s)
+        while True:
+            try:
+                return self._try(text, query, patience.left_s())
+            except FreeTierError as error:
+                time.sleep(patience.pause(error))
+
+    def close(self) -> None:
+        if not self._fork.forked():
+            self._pool.close()
+
+    def _try(self, text: str, query: Query[Any], timeout_s: float) -> Rows:
+        try:
+            connection = self._pool.getconn(timeout_s)
+        except psycopg.Error as error:
+            raise not_to_be_had(error) from error
+        try:
+            return _fetch(connection, text, query)
+        except psycopg.Error as error:
+            raise from_psycopg(error, writes=query.writes) from error
+        finally:
+            self._pool.putconn(connection)
+
+
+def _fetch(
+    connection: Connection, text: str, query: Query[Any], *, prepare: bool | None = None
+) -> Rows:
+    check_open(connection)
+    # Not connection.cursor(): a host's may give cursors and rows of another kind.
+    with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
+        return cursor.execute(text.encode(), query.params, prepare=prepare).fetchall()

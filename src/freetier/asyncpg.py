@@ -1,0 +1,221 @@
+"""Postgres through asyncpg. The rules are in the schema; see `freetier.postgres` for the twins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol, Self, TypeVar
+
+import asyncpg
+
+from freetier import _postgres_schema
+from freetier._awaiting import AwaitingRepository
+from freetier._fork import ForkGuard
+from freetier._patience import Patience, check_timeout
+from freetier._postgres_errors import translated
+from freetier._postgres_own import CONNECTIONS, DEADLINE_S, checked_count, checked_url, session
+from freetier._postgres_text import numbered, quoted
+from freetier._sql import Query
+from freetier.errors import ConfigError, FreeTierError, StoreUnavailable
+from freetier.steps import perform_async
+
+T = TypeVar("T")
+Rows = Sequence[Sequence[Any]]
+Fetch = Callable[[asyncpg.Connection], Any]
+
+# What asyncpg raises: the server's errors, its own, and the socket's.
+_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
+
+class AsyncpgRepository(AwaitingRepository):
+    """A ledger in Postgres, by URL or on a host's own `asyncpg.Connection`.
+
+    A URL: enter it (`async with`) or await `open` before the first call; the schema is made and
+    migrated if need be, and up to `connections` connections are opened. `through_pooler` says
+    that the URL is that of a pooler in transaction mode: then nothing is cached or set on a
+    session, and each statement has a transaction around it.
+
+    A connection: it must have the schema (`freetier.migrations`). Its transaction and settings
+    are left as they are: commit to keep what was written, roll back to undo it. What it caches
+    is for its own `statement_cache_size` to say: statements are prepared without a name.
+
+    schema: the database schema that has the tables; None is `public`.
+    timeout_s: 0 to 3600 seconds that one call may take; on a host's connection the host decides.
+    Raises `InvalidInput`, `ConfigError`, `SchemaError`, `StoreUnavailable`.
+    """
+
+    def __init__(
+        self,
+        database: str | asyncpg.Connection,
+        *,
+        schema: str | None = None,
+        timeout_s: float = DEADLINE_S,
+        connections: int = CONNECTIONS,
+        through_pooler: bool = False,
+    ) -> None:
+        self._schema_name = schema
+        self._schema = quoted(schema)
+        self._connections: _Connections
+        if isinstance(database, asyncpg.Connection):
+            self._connections = _Hosts(database)
+            return
+        self._connections = _Own(
+            checked_url(database, "an asyncpg.Connection"),
+            check_timeout(timeout_s),
+            checked_count(connections),
+            through_pooler=through_pooler,
+        )
+
+    async def open(self) -> Self:
+        """Connect and migrate; nothing on a host's connection. Raises as the class says."""
+        await self._connections.open(partial(migrate_async, schema=self._schema_name))
+        return self
+
+    async def run(self, query: Query[T]) -> T:
+        """Run one statement, atomic by itself, and read its rows."""
+        text, names = numbered(query.text, self._schema)
+        arguments = [query.params[name] for name in names]
+        return query.parse(await self._connections.fetch(text, arguments, writes=query.writes))
+
+    async def close(self) -> None:
+        """Close the library's own connections; a host's stays open."""
+        await self._connections.close()
+
+
+async def migrate_async(connection: asyncpg.Connection, schema: str | None = None) -> int:
+    """See `freetier.migrations.migrate_async`."""
+    try:
+        async with connection.transaction():
+            return await perform_async(_postgres_schema.migrate(schema), connection.fetch)
+    except _ERRORS as error:
+        raise _translated(error, writes=True) from error
+
+
+class _Connections(Protocol):
+    async def open(self, migrate: Fetch) -> None: ...
+
+    async def fetch(self, text: str, arguments: Sequence[Any], *, writes: bool) -> Rows: ...
+
+    async def close(self) -> None: ...
+
+
+class _Hosts:
+    """One connection that belongs to the host."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def open(self, migrate: Fetch) -> None:
+        """Nothing: it is open."""
+
+    async def fetch(self, text: str, arguments: Sequence[Any], *, writes: bool) -> Rows:
+        try:
+            return await _fetch_unnamed(self._connection, text, arguments)
+        except _ERRORS as error:
+            raise _translated(error, writes=writes) from error
+
+    async def close(self) -> None:
+        """Nothing: the connection is the host's."""
+
+
+class _Own:
+    """A pool of connections, of the event loop that opened it."""
+
+    def __init__(
+        self, url: str, timeout_s: float, connections: int, *, through_pooler: bool
+    ) -> None:
+        self._url = url
+        self._timeout_s = timeout_s
+        self._connections = connections
+        self._through_pooler = through_pooler
+        self._pool: asyncpg.Pool | None = None
+        self._closed = False
+        self._fork = ForkGuard()
+
+    async def open(self, migrate: Fetch) -> None:
+        if self._pool is not None:
+            return
+        try:
+            first = await asyncpg.connect(self._url, timeout=max(self._timeout_s, 2))
+            try:
+                await migrate(first)
+            finally:
+                await first.close()
+            self._pool = await asyncpg.create_pool(
+                self._url,
+                min_size=1,
+                max_size=self._connections,
+                init=None if self._through_pooler else self._init,
+                reset=_as_it_is,
+                **({"statement_cache_size": 0} if self._through_pooler else {}),
+            )
+        except (*_ERRORS, TimeoutError) as error:
+            raise _translated(error, writes=False) from error
+
+    async def fetch(self, text: str, arguments: Sequence[Any], *, writes: bool) -> Rows:
+        self._fork.check()
+        patience = Patience(self._timeout_s)
+        while True:
+            try:
+                return await self._try(text, arguments, patience.left_s(), writes=writes)
+            except FreeTierError as error:
+                await asyncio.sleep(patience.pause(error))
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._pool is not None and not self._fork.forked():
+            await self._pool.close()
+
+    async def _try(
+        self, text: str, arguments: Sequence[Any], timeout_s: float, *, writes: bool
+    ) -> Rows:
+        if self._closed:
+            raise ConfigError("the ledger was closed")
+        if self._pool is None:
+            raise ConfigError("the ledger is not open: use `async with`, or await its `open`")
+        try:
+            connection = await self._pool.acquire(timeout=timeout_s)
+        except (*_ERRORS, TimeoutError) as error:
+            raise _translated(error, writes=False) from error
+        try:
+            return await self._fetch(connection, text, arguments)
+        except _ERRORS as error:
+            raise _translated(error, writes=writes) from error
+        finally:
+            await asyncio.shield(self._pool.release(connection))
+
+    async def _fetch(
+        self, connection: asyncpg.Connection, text: str, arguments: Sequence[Any]
+    ) -> Rows:
+        rows: Rows
+        if self._through_pooler:
+            # A pooler keeps a session only through a transaction, and asyncpg asks twice.
+            async with connection.transaction():
+                rows = await _fetch_unnamed(connection, text, arguments)
+        else:
+            rows = await connection.fetch(text, *arguments)
+        return rows
+
+    async def _init(self, connection: asyncpg.Connection) -> None:
+        await connection.execute(session(self._timeout_s))
+
+
+async def _as_it_is(connection: asyncpg.Connection) -> None:
+    """No call leaves anything behind in a session, and a reset costs a round trip each."""
+
+
+async def _fetch_unnamed(
+    connection: asyncpg.Connection, text: str, arguments: Sequence[Any]
+) -> Rows:
+    """A named statement would stay behind in a session that may be another's next."""
+    statement = await connection.prepare(text, name="")
+    rows: Rows = await statement.fetch(*arguments)
+    return rows
+
+
+def _translated(error: Exception, *, writes: bool) -> FreeTierError:
+    if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, asyncpg.PostgresError):
+        return StoreUnavailable(f"Postgres: {error}; nothing was written")
+    state: str | None = getattr(error, "sqlstate", None)
+    return translated(state, str(error), writes=writes)

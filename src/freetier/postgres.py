@@ -1,0 +1,156 @@
+"""Postgres through psycopg 3, blocking and async. The rules are in the schema.
+
+Two kinds of connection. The library's own: a pool of them, each statement its own transaction,
+patient where trying again is safe. A host's: one connection, used as it is; what is written
+belongs to the host's transaction, and nothing is retried, prepared or set behind its back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Self, TypeVar
+
+import psycopg
+from psycopg.rows import tuple_row
+from psycopg_pool import ConnectionPool
+
+from freetier import _postgres_schema, _psycopg_async, _psycopg_blocking
+from freetier._awaiting import AwaitingRepository
+from freetier._blocking import BlockingRepository
+from freetier._patience import check_timeout
+from freetier._postgres_own import CONNECTIONS, DEADLINE_S, checked_count, checked_url
+from freetier._postgres_text import pyformat, quoted
+from freetier._psycopg import AsyncConnection, Connection, Ready, from_psycopg
+from freetier._sql import Query
+from freetier.steps import perform, perform_async
+
+T = TypeVar("T")
+Rows = Sequence[Sequence[Any]]
+
+
+class PostgresRepository(BlockingRepository):
+    """A ledger in Postgres, by URL or on a host's own `psycopg.Connection`.
+
+    A URL: the schema is made and migrated if need be, and this object may be used by any thread;
+    it opens up to `connections` connections. `through_pooler` says that the URL is that of a
+    pooler in transaction mode: then nothing is prepared, and nothing set on a session.
+
+    A connection: it must have the schema (`freetier.migrations`). Its transaction and settings
+    are left as they are: commit to keep what was written, roll back to undo it.
+
+    schema: the database schema that has the tables; None is `public`.
+    timeout_s: 0 to 3600 seconds that one call may take; on a host's connection the host decides.
+    Raises `InvalidInput`, `ConfigError`, `SchemaError`, `StoreUnavailable`.
+    """
+
+    def __init__(
+        self,
+        database: str | Connection,
+        *,
+        schema: str | None = None,
+        timeout_s: float = DEADLINE_S,
+        connections: int = CONNECTIONS,
+        through_pooler: bool = False,
+    ) -> None:
+        self._schema = quoted(schema)
+        self._connections: _psycopg_blocking.Connections
+        if isinstance(database, psycopg.Connection):
+            self._connections = _psycopg_blocking.Hosts(database)
+            return
+        url = checked_url(database, "a psycopg.Connection")
+        ready = Ready(check_timeout(timeout_s), through_pooler=through_pooler)
+        pool = ConnectionPool(
+            url,
+            kwargs=ready.settings(),
+            min_size=1,
+            max_size=checked_count(connections),
+            configure=ready.configure,
+            open=False,
+        )
+        try:
+            with psycopg.connect(url, autocommit=True, connect_timeout=ready.whole_s()) as first:
+                migrate(first, schema)
+        except psycopg.Error as error:
+            raise from_psycopg(error, writes=False) from error
+        pool.open()
+        self._connections = _psycopg_blocking.Own(pool, timeout_s)
+
+    def run(self, query: Query[T]) -> T:
+        """Run one statement, atomic by itself, and read its rows."""
+        text = pyformat(query.text, self._schema)
+        return query.parse(self._connections.fetch(text, query))
+
+    def close(self) -> None:
+        """Close the library's own connections; a host's stays open."""
+        self._connections.close()
+
+
+class AsyncPostgresRepository(AwaitingRepository):
+    """`PostgresRepository` for async code, by URL or on a host's `psycopg.AsyncConnection`.
+
+    With a URL, enter it (`async with`) or await `open` before the first call.
+    """
+
+    def __init__(
+        self,
+        database: str | AsyncConnection,
+        *,
+        schema: str | None = None,
+        timeout_s: float = DEADLINE_S,
+        connections: int = CONNECTIONS,
+        through_pooler: bool = False,
+    ) -> None:
+        self._schema_name = schema
+        self._schema = quoted(schema)
+        self._connections: _psycopg_async.Connections
+        if isinstance(database, psycopg.AsyncConnection):
+            self._connections = _psycopg_async.Hosts(database)
+            return
+        url = checked_url(database, "a psycopg.AsyncConnection")
+        ready = Ready(check_timeout(timeout_s), through_pooler=through_pooler)
+        self._connections = _psycopg_async.Own(url, ready, checked_count(connections))
+
+    async def open(self) -> Self:
+        """Connect and migrate; nothing on a host's connection. Raises as the class says."""
+        await self._connections.open(partial(migrate_async, schema=self._schema_name))
+        return self
+
+    async def run(self, query: Query[T]) -> T:
+        """Run one statement, atomic by itself, and read its rows."""
+        text = pyformat(query.text, self._schema)
+        return query.parse(await self._connections.fetch(text, query))
+
+    async def close(self) -> None:
+        """Close the library's own connections; a host's stays open."""
+        await self._connections.close()
+
+
+def migrate(connection: Connection, schema: str | None = None) -> int:
+    """See `freetier.migrations.migrate`."""
+
+    def execute(sql: str) -> Rows:
+        with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
+            cursor.execute(sql.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    try:
+        with connection.transaction():
+            return perform(_postgres_schema.migrate(schema), execute)
+    except psycopg.Error as error:
+        raise from_psycopg(error, writes=True) from error
+
+
+async def migrate_async(connection: AsyncConnection, schema: str | None = None) -> int:
+    """See `freetier.migrations.migrate_async`."""
+
+    async def execute(sql: str) -> Rows:
+        async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
+            await cursor.execute(sql.encode())
+            return await cursor.fetchall() if cursor.description else []
+
+    try:
+        async with connection.transaction():
+            return await perform_async(_postgres_schema.migrate(schema), execute)
+    except psycopg.Error as error:
+        raise from_psycopg(error, writes=True) from error

@@ -1,0 +1,143 @@
+"""On a host's SQLAlchemy connection, blocking or async: whatever driver it has underneath.
+
+Statements go through SQLAlchemy's own `text`, never around it: what is written belongs to the
+connection's transaction, and the host commits it or rolls it back. SQLAlchemy 1.4 and 2.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+from sqlalchemy import BigInteger, String, bindparam, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.elements import TextClause
+
+from freetier import _postgres_errors, _postgres_schema, _sqlite_errors, _sqlite_schema
+from freetier._awaiting import AwaitingRepository
+from freetier._blocking import BlockingRepository
+from freetier._clock import with_clock
+from freetier._postgres_text import named, parameters, quoted
+from freetier._sql import Query
+from freetier.errors import FreeTierError, InvalidInput, StoreUnavailable
+from freetier.steps import Steps, perform
+
+T = TypeVar("T")
+Rows = Sequence[Sequence[Any]]
+
+
+class SQLAlchemyRepository(BlockingRepository):
+    """A ledger on a host's own `sqlalchemy.Connection` (of a session: `session.connection()`).
+
+    The connection must have the schema (`freetier.migrations`). schema: the database schema that
+    has the tables; None is `public` on Postgres, and the only choice on SQLite.
+    Raises `InvalidInput` for another object, or a database that is neither of the two.
+    """
+
+    def __init__(self, connection: Connection, *, schema: str | None = None) -> None:
+        if not isinstance(connection, Connection):
+            raise InvalidInput("connection", connection, "a sqlalchemy.Connection")
+        self._connection = connection
+        self._dialect = _Dialect(connection.dialect.name, schema)
+
+    def run(self, query: Query[T]) -> T:
+        """Run one statement, atomic by itself, and read its rows."""
+        statement, params = self._dialect.statement(query)
+        with self._dialect.translating(writes=query.writes):
+            rows = self._connection.execute(statement, params).fetchall()
+        return query.parse(rows)
+
+    def close(self) -> None:
+        """Nothing: the connection is the host's."""
+
+
+class AsyncSQLAlchemyRepository(AwaitingRepository):
+    """`SQLAlchemyRepository` on a host's own `sqlalchemy.ext.asyncio.AsyncConnection`."""
+
+    def __init__(self, connection: AsyncConnection, *, schema: str | None = None) -> None:
+        if not isinstance(connection, AsyncConnection):
+            expected = "a sqlalchemy.ext.asyncio.AsyncConnection"
+            raise InvalidInput("connection", connection, expected)
+        self._connection = connection
+        self._dialect = _Dialect(connection.dialect.name, schema)
+
+    async def run(self, query: Query[T]) -> T:
+        """Run one statement, atomic by itself, and read its rows."""
+        statement, params = self._dialect.statement(query)
+        with self._dialect.translating(writes=query.writes):
+            rows = (await self._connection.execute(statement, params)).fetchall()
+        return query.parse(rows)
+
+    async def close(self) -> None:
+        """Nothing: the connection is the host's."""
+
+
+def migrate(connection: Connection, schema: str | None = None) -> int:
+    """See `freetier.migrations.migrate`."""
+    dialect = _Dialect(connection.dialect.name, schema)
+
+    def execute(sql: str) -> Rows:
+        result = connection.execution_options(no_parameters=True).exec_driver_sql(sql)
+        return result.fetchall() if result.returns_rows else []
+
+    with dialect.translating(writes=True), connection.begin_nested():
+        return perform(dialect.migrate(), execute)
+
+
+async def migrate_async(connection: AsyncConnection, schema: str | None = None) -> int:
+    """See `freetier.migrations.migrate_async`."""
+    return await connection.run_sync(migrate, schema)
+
+
+class _Dialect:
+    """What differs between the two databases under SQLAlchemy."""
+
+    def __init__(self, name: str, schema: str | None) -> None:
+        if name not in ("sqlite", "postgresql"):
+            raise InvalidInput("connection", name, "a connection to SQLite or Postgres")
+        self._sqlite = name == "sqlite"
+        if self._sqlite and schema is not None:
+            raise InvalidInput("schema", schema, "None: SQLite has no schema names")
+        self._name = schema
+        self._schema = quoted(schema)
+
+    def statement(self, query: Query[Any]) -> tuple[TextClause, dict[str, Any]]:
+        """The statement and its parameters, as this database takes them."""
+        given = with_clock(query.params) if self._sqlite else query.params
+        params = {name: given[name] for name in parameters(query.text)}
+        sql = query.text if self._sqlite else named(query.text, self._schema)
+        numbers = frozenset(name for name, value in params.items() if type(value) is int)
+        return _typed(sql, tuple(params), numbers), params
+
+    def migrate(self) -> Steps[int]:
+        return _sqlite_schema.migrate() if self._sqlite else _postgres_schema.migrate(self._name)
+
+    @contextmanager
+    def translating(self, *, writes: bool) -> Iterator[None]:
+        """Raise SQLAlchemy's errors as ours."""
+        try:
+            yield
+        except DBAPIError as error:
+            raise self._translated(error, writes=writes) from error
+        except SQLAlchemyError as error:  # its own complaint, before the database was asked
+            raise StoreUnavailable(f"the host's connection: {error}") from error
+
+    def _translated(self, error: DBAPIError, *, writes: bool) -> FreeTierError:
+        original = error.orig
+        if self._sqlite and isinstance(original, sqlite3.Error):
+            return _sqlite_errors.translated(original, "the host's connection", writes=writes)
+        state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+        return _postgres_errors.translated(state, str(original), writes=writes)
+
+
+@cache
+def _typed(sql: str, names: tuple[str, ...], numbers: frozenset[str]) -> TextClause:
+    """The statement with its parameters' types, which SQLAlchemy else guesses from the values."""
+    return text(sql).bindparams(
+        *(bindparam(name, type_=BigInteger() if name in numbers else String()) for name in names)
+    )
