@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from argparse import Namespace
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,7 +108,7 @@ def test_not_a_database(run: Run, tmp_path: Path, argv: list[str]) -> None:
 
 def test_read_only_connection(db: str) -> None:
     """What reads cannot write, whatever it is asked to do."""
-    with read_only(db) as ledger, pytest.raises(StoreReadOnly):
+    with read_only(Namespace(db=db, schema=None)) as ledger, pytest.raises(StoreReadOnly):
         ledger.donate("gift", 5)
 
 

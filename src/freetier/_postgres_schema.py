@@ -16,7 +16,7 @@ from freetier._versions import expect, expect_no_drift
 from freetier.errors import ConfigError, SchemaError
 from freetier.steps import Steps, ask
 
-_FUNCTION = re.compile(r"CREATE FUNCTION \S+\.(freetier_\w+)\(.*?AS \$\$(.*?)\$\$", re.DOTALL)
+_FUNCTION = re.compile(r"CREATE FUNCTION [^\n]*?\.(freetier_\w+)\(\).*?AS \$\$(.*?)\$\$", re.DOTALL)
 _TRIGGER = re.compile(r"CREATE TRIGGER (freetier_\w+)")
 _CHECK = re.compile(r"CONSTRAINT (freetier_\w+)")
 

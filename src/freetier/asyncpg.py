@@ -105,13 +105,15 @@ class _Hosts:
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
+        self._lock = asyncio.Lock()  # asyncpg refuses two tasks in one connection
 
     async def open(self, migrate: Fetch) -> None:
         """Nothing: it is open."""
 
     async def fetch(self, text: str, arguments: Sequence[Any], *, writes: bool) -> Rows:
         try:
-            return await _fetch_unnamed(self._connection, text, arguments)
+            async with self._lock:
+                return await _fetch_unnamed(self._connection, text, arguments)
         except _ERRORS as error:
             raise _translated(error, writes=writes) from error
 

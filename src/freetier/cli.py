@@ -17,7 +17,7 @@ from importlib.metadata import version
 
 from freetier._command import inspect, operate
 from freetier._command.demo import demo
-from freetier._command.inspect import DB_VARIABLE, DEFAULT_DB
+from freetier._command.inspect import DB_VARIABLE, DEFAULT_DB, SCHEMA_VARIABLE
 from freetier._command.output import Output, line_writer
 from freetier._command.replay import run
 from freetier._command.rows import FIELDS
@@ -79,6 +79,12 @@ def _parser() -> ArgumentParser:
         metavar="PATH",
         default=os.environ.get(DB_VARIABLE, DEFAULT_DB),
         help=f"the ledger: a path or a URL (default: {DB_VARIABLE}, else {DEFAULT_DB})",
+    )
+    database.add_argument(
+        "--schema",
+        metavar="NAME",
+        default=os.environ.get(SCHEMA_VARIABLE),
+        help=f"the Postgres schema of its tables (default: {SCHEMA_VARIABLE}, else public)",
     )
 
     def command(
@@ -175,7 +181,7 @@ def _add_schema(command: ArgumentParser) -> None:
     command.add_argument(
         "--since", type=_count, default=0, metavar="N", help="from schema version N on (default: 0)"
     )
-    command.add_argument("--dialect", choices=DIALECTS, default=DIALECTS[0])
+    command.add_argument("--dialect", choices=DIALECTS, help="(default: the one of --db)")
 
 
 def _whole(text: str) -> int:

@@ -104,9 +104,24 @@ def sqlite_path(url: str) -> str | None:
     return None if "://" in path or url == _MEMORY else path
 
 
+def is_postgres(url: object) -> bool:
+    """Whether `url` is a Postgres database's."""
+    return isinstance(url, str) and url.startswith(_POSTGRES)
+
+
+def adapter(module: str) -> Any:
+    """The adapter's module, imported only when it is asked for. Raises `ConfigError`."""
+    try:
+        return import_module(f"freetier.{module}")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{error.name} is not installed: pip install 'freetier[{module}]'"
+        ) from error
+
+
 def _repository(url: str | os.PathLike[str], schema: str | None, twin: str = "") -> Any:
     """The adapter of the URL's scheme."""
-    if isinstance(url, str) and url.startswith(_POSTGRES):
+    if is_postgres(url):
         return _made(url, "postgres", f"{twin}PostgresRepository", url, schema=schema)
     if schema is not None:
         raise InvalidInput("schema", schema, "None: only Postgres has schema names")
@@ -132,15 +147,8 @@ def _file(url: str | os.PathLike[str]) -> str | os.PathLike[str]:
 
 
 def _made(url: object, module: str, name: str, *args: object, **options: object) -> Any:
-    """The repository; its module is imported only when it is asked for."""
     try:
-        adapter = getattr(import_module(f"freetier.{module}"), name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"{error.name} is not installed: pip install 'freetier[{module}]'"
-        ) from error
-    try:
-        return adapter(*args, **options)
+        return getattr(adapter(module), name)(*args, **options)
     except InvalidInput as error:
         if error.argument == "database":
             raise InvalidInput("url", url, error.expected) from error

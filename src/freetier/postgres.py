@@ -7,7 +7,8 @@ belongs to the host's transaction, and nothing is retried, prepared or set behin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -23,7 +24,7 @@ from freetier._postgres_own import CONNECTIONS, DEADLINE_S, checked_count, check
 from freetier._postgres_text import pyformat, quoted
 from freetier._psycopg import AsyncConnection, Connection, Ready, from_psycopg
 from freetier._sql import Query
-from freetier.steps import perform, perform_async
+from freetier.steps import Steps, perform, perform_async
 
 T = TypeVar("T")
 Rows = Sequence[Sequence[Any]]
@@ -126,17 +127,33 @@ class AsyncPostgresRepository(AwaitingRepository):
         await self._connections.close()
 
 
-def migrate(connection: Connection, schema: str | None = None) -> int:
-    """See `freetier.migrations.migrate`."""
+@contextmanager
+def reading(url: str) -> Iterator[Connection]:
+    """A connection that cannot write, for reports; each statement has its own short snapshot."""
+    try:
+        with psycopg.connect(checked_url(url, "nothing else"), autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = on")
+            yield connection
+    except psycopg.Error as error:
+        raise from_psycopg(error, writes=False) from error
+
+
+def perform_on(connection: Connection, steps: Steps[T]) -> T:
+    """Run steps on an `execute` (see `freetier._postgres_schema`)."""
 
     def execute(sql: str) -> Rows:
         with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
             cursor.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
 
+    return perform(steps, execute)
+
+
+def migrate(connection: Connection, schema: str | None = None) -> int:
+    """See `freetier.migrations.migrate`."""
     try:
         with connection.transaction():
-            return perform(_postgres_schema.migrate(schema), execute)
+            return perform_on(connection, _postgres_schema.migrate(schema))
     except psycopg.Error as error:
         raise from_psycopg(error, writes=True) from error
 

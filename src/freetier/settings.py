@@ -17,7 +17,8 @@ from freetier.errors import ConfigError, InvalidInput, shown
 from freetier.values import MAX_SATS, MAX_TTL_S, WHOLE_BP, check_id
 
 PREFIX = "FREETIER_"
-NOT_POLICY = frozenset({"FREETIER_DB", "FREETIER_TEST_DSN"})
+NOT_POLICY = frozenset({"FREETIER_DB", "FREETIER_SCHEMA"})
+FOR_TESTS = "FREETIER_TEST_"
 """Names with our prefix that set something else: the command's ledger, the tests' database."""
 
 _DIGITS = re.compile(r"[0-9]{1,16}", re.ASCII)
@@ -90,7 +91,7 @@ def read(environ: Mapping[str, str], tiers: Collection[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     problems: list[str] = []
     for name in sorted(environ):
-        if not name.startswith(PREFIX) or name in NOT_POLICY:
+        if not name.startswith(PREFIX) or name in NOT_POLICY or name.startswith(FOR_TESTS):
             continue
         setting, tier = _find(name)
         if setting is None:

@@ -6,7 +6,9 @@ connection's transaction, and the host commits it or rolls it back. SQLAlchemy 1
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -43,12 +45,13 @@ class SQLAlchemyRepository(BlockingRepository):
         if not isinstance(connection, Connection):
             raise InvalidInput("connection", connection, "a sqlalchemy.Connection")
         self._connection = connection
+        self._lock = threading.RLock()  # SQLAlchemy's connections are for one thread at a time
         self._dialect = _Dialect(connection.dialect.name, schema)
 
     def run(self, query: Query[T]) -> T:
         """Run one statement, atomic by itself, and read its rows."""
         statement, params = self._dialect.statement(query)
-        with self._dialect.translating(writes=query.writes):
+        with self._lock, self._dialect.translating(writes=query.writes):
             rows = self._connection.execute(statement, params).fetchall()
         return query.parse(rows)
 
@@ -64,13 +67,15 @@ class AsyncSQLAlchemyRepository(AwaitingRepository):
             expected = "a sqlalchemy.ext.asyncio.AsyncConnection"
             raise InvalidInput("connection", connection, expected)
         self._connection = connection
+        self._lock = asyncio.Lock()  # … and for one task
         self._dialect = _Dialect(connection.dialect.name, schema)
 
     async def run(self, query: Query[T]) -> T:
         """Run one statement, atomic by itself, and read its rows."""
         statement, params = self._dialect.statement(query)
-        with self._dialect.translating(writes=query.writes):
-            rows = (await self._connection.execute(statement, params)).fetchall()
+        async with self._lock:
+            with self._dialect.translating(writes=query.writes):
+                rows = (await self._connection.execute(statement, params)).fetchall()
         return query.parse(rows)
 
     async def close(self) -> None:

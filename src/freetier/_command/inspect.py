@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from functools import partial
 from itertools import islice
 from uuid import uuid4
 
 from attrs import frozen
 
-from freetier import _sqlite_schema, migrations
-from freetier._command.ledger import read_only, reading
+from freetier import migrations
+from freetier._command.ledger import looking, read_only
 from freetier._command.output import Output, facts, table, table_heading
 from freetier._command.rows import asked_tier
 from freetier._command.views import (
@@ -24,20 +23,19 @@ from freetier._command.views import (
     report_lines,
     report_record,
 )
-from freetier.errors import ConfigError
-from freetier.opening import sqlite_path
+from freetier.opening import is_postgres
 from freetier.policy import FreeTierPolicy
 from freetier.settings import SETTINGS
-from freetier.steps import perform
 from freetier.values import Request
 
 DB_VARIABLE = "FREETIER_DB"
 DEFAULT_DB = "freetier.db"
+SCHEMA_VARIABLE = "FREETIER_SCHEMA"
 
 
 def status(arguments: Namespace, out: Output) -> int:
     """The pool now."""
-    with read_only(arguments.db) as ledger:
+    with read_only(arguments) as ledger:
         pool = ledger.pool_status()
     out.show(pool_record(pool), pool_lines(pool))
     return 0
@@ -45,7 +43,7 @@ def status(arguments: Namespace, out: Output) -> int:
 
 def journal(arguments: Namespace, out: Output) -> int:
     """The entries after `--after`, at most `--limit`, as they are read."""
-    with read_only(arguments.db) as ledger:
+    with read_only(arguments) as ledger:
         entries = islice(ledger.journal(arguments.after), arguments.limit)
         out.text(table_heading(ENTRY_COLUMNS))
         for entry in entries:
@@ -55,7 +53,7 @@ def journal(arguments: Namespace, out: Output) -> int:
 
 def verify(arguments: Namespace, out: Output) -> int:
     """Prove the balances; 1 when an invariant is broken."""
-    with read_only(arguments.db) as ledger:
+    with read_only(arguments) as ledger:
         report = ledger.verify()
     out.show(report_record(report), report_lines(report))
     return 0 if report.ok else 1
@@ -63,7 +61,7 @@ def verify(arguments: Namespace, out: Output) -> int:
 
 def decide(arguments: Namespace, out: Output) -> int:
     """What the policy would answer now, under a request id that nobody uses."""
-    with read_only(arguments.db) as ledger:
+    with read_only(arguments) as ledger:
         tier = asked_tier(arguments.identity, arguments.tier, ledger.policy)
         request_id = f"decide-{uuid4()}"
         decision = ledger.decide(Request(request_id, arguments.identity, tier, arguments.price))
@@ -74,19 +72,14 @@ def decide(arguments: Namespace, out: Output) -> int:
 def schema(arguments: Namespace, out: Output) -> int:
     """The ledger's schema version, or the statements that lead to the newest one."""
     if arguments.sql:
-        statements = migrations.statements(arguments.dialect, since=arguments.since)
+        dialect = arguments.dialect or ("postgres" if is_postgres(arguments.db) else "sqlite")
+        statements = migrations.statements(dialect, arguments.schema, arguments.since)
         out.show(statements, (f"{statement};\n" for statement in statements))
         return 0
-    path = sqlite_path(arguments.db)
-    if path is None:
-        raise ConfigError(f"{arguments.db}: schema looks at SQLite files only")
-    latest = migrations.latest("sqlite")
-    with reading(path) as connection:
-        execute = partial(_sqlite_schema.execute, connection)
-        version = perform(_sqlite_schema.version(), execute)
-        record = {"version": version, "latest": latest}
-        out.show(record, facts((("version", version), ("latest", latest))))
-        perform(_sqlite_schema.check(), execute)
+    with looking(arguments) as look:
+        record = {"version": look.version(), "latest": look.latest}
+        out.show(record, facts(tuple(record.items())))
+        look.check()
     return 0
 
 
@@ -121,8 +114,12 @@ def settings_in_force(
         )
         for variable, known in (values or {f"{setting.variable}<TIER>": None}).items():
             yield SettingInForce(variable, setting.field, known, _source(variable, environ))
-    path = environ.get(DB_VARIABLE, DEFAULT_DB)
-    yield SettingInForce(DB_VARIABLE, "db", path, _source(DB_VARIABLE, environ))
+    for variable, name, default in (
+        (DB_VARIABLE, "db", DEFAULT_DB),
+        (SCHEMA_VARIABLE, "schema", None),
+    ):
+        value = environ.get(variable, default)
+        yield SettingInForce(variable, name, value, _source(variable, environ))
 
 
 def _source(variable: str, environ: Mapping[str, str]) -> str:

@@ -2,68 +2,75 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
-from freetier._sqlite_errors import translated
-from freetier.errors import ConfigError, FreeTierError
+from freetier._command.look import Look, at_postgres, at_sqlite
+from freetier.errors import ConfigError
+from freetier.opening import is_postgres, sqlite_path
 from freetier.opening import open as open_ledger
-from freetier.opening import sqlite_path
 from freetier.policy import FreeTierPolicy
 from freetier.service import FreeTier
-from freetier.sqlite import SQLiteRepository
 
 
 @contextmanager
-def writable(url: str) -> Iterator[FreeTier]:
-    """The ledger at `url`, made and seeded if it is not there, under the environment's policy."""
-    with open_ledger(url, FreeTierPolicy.from_env()) as ledger:
+def writable(
+    arguments: Namespace,
+    policy: FreeTierPolicy | None = None,
+    clock: Callable[[], datetime] | None = None,
+) -> Iterator[FreeTier]:
+    """The ledger at `--db`, made and seeded if it is not there; by the environment's policy."""
+    schema: str | None = arguments.schema
+    with open_ledger(arguments.db, policy, schema=schema, clock=clock) as ledger:
         yield ledger
 
 
 @contextmanager
-def read_only(url: str) -> Iterator[FreeTier]:
-    """The ledger at `url` as it is: nothing is made, migrated, seeded or written.
+def existing(arguments: Namespace) -> Iterator[FreeTier]:
+    """The ledger at `--db`, to be written to. Raises `ConfigError` when it is not there."""
+    with looking(arguments) as look:
+        if not look.version():
+            raise _nowhere(arguments.db)
+    with writable(arguments) as ledger:
+        yield ledger
+
+
+@contextmanager
+def read_only(arguments: Namespace) -> Iterator[FreeTier]:
+    """The ledger at `--db` as it is: nothing is made, migrated, seeded or written.
 
     Raises `ConfigError` when it is not there, `SchemaError` when it would have to be migrated.
     """
     policy = FreeTierPolicy.from_env()
-    path = sqlite_path(url)
-    if path is None:
-        with open_ledger(url, policy) as ledger:
-            yield ledger
-    else:
-        with reading(path) as connection:
-            yield FreeTier(policy, _repository(connection, path))
+    with looking(arguments) as look:
+        look.check()
+        yield FreeTier(policy, look.repository())
 
 
 @contextmanager
-def reading(path: str) -> Iterator[sqlite3.Connection]:
-    """A connection that cannot write, to an SQLite file that is there. Raises `ConfigError`."""
-    must_exist(path)
-    address = Path(path).absolute().as_uri() + "?mode=ro"
-    try:
-        with closing(sqlite3.connect(address, uri=True, isolation_level=None)) as connection:
-            yield connection
-    except sqlite3.Error as error:
-        raise translated(error, path, writes=False) from error
-
-
-def _repository(connection: sqlite3.Connection, path: str) -> SQLiteRepository:
-    try:
-        return SQLiteRepository(connection)
-    except FreeTierError as error:
-        error.add_note(path)  # which the adapter does not know
-        raise
-
-
-def must_exist(url: str) -> None:
-    """Raise `ConfigError` if `url` is an SQLite file's and the file is not there."""
+def looking(arguments: Namespace) -> Iterator[Look]:
+    """A look at the database of `--db`. Raises `ConfigError` when it is not there."""
+    url: str = arguments.db
     path = sqlite_path(url)
-    if path is not None and not Path(path).is_file():
+    if path is not None:
+        if not Path(path).is_file():
+            raise _nowhere(path)
+        with at_sqlite(path) as look:
+            yield look
+    elif is_postgres(url):
+        with at_postgres(url, arguments.schema) as look:
+            yield look
+    else:
         raise ConfigError(
-            f"there is no ledger at {path!r}: name another with --db or FREETIER_DB, "
-            "or make one with `freetier run` or `freetier donate`"
+            f"{url}: nothing to look at; name a path or a postgresql URL"
         )
+
+
+def _nowhere(place: str) -> ConfigError:
+    return ConfigError(
+        f"there is no ledger at {place!r}: name another with --db or FREETIER_DB, "
+        "or make one with `freetier run` or `freetier donate`"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from freetier._command.ledger import must_exist, writable
+from freetier._command.ledger import existing, writable
 from freetier._command.output import Output, table_heading
 from freetier._command.views import ENTRY_COLUMNS, entry_line
 from freetier.values import Entry
@@ -12,7 +12,7 @@ from freetier.values import Entry
 
 def donate(arguments: Namespace, out: Output) -> int:
     """Put a sponsor's sats into the pool, once a key."""
-    with writable(arguments.db) as ledger:
+    with writable(arguments) as ledger:
         entry = ledger.donate(
             arguments.key, arguments.sats, sponsor=arguments.sponsor, note=arguments.note
         )
@@ -22,8 +22,7 @@ def donate(arguments: Namespace, out: Output) -> int:
 
 def adjust(arguments: Namespace, out: Output) -> int:
     """Correct the pool, up or down, once a key."""
-    must_exist(arguments.db)
-    with writable(arguments.db) as ledger:
+    with existing(arguments) as ledger:
         entry = ledger.adjust(arguments.key, arguments.sats, note=arguments.note)
     _show(entry, out)
     return 0
@@ -31,9 +30,8 @@ def adjust(arguments: Namespace, out: Output) -> int:
 
 def sweep(arguments: Namespace, out: Output) -> int:
     """Expire every grant that is due, a call at a time, so that no writer waits for all."""
-    must_exist(arguments.db)
     expired = 0
-    with writable(arguments.db) as ledger:
+    with existing(arguments) as ledger:
         while swept := ledger.sweep():
             expired += swept
     out.show({"expired": expired}, [f"{expired} grants expired"])

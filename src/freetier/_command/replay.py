@@ -17,6 +17,7 @@ from itertools import chain
 from attrs import define
 
 from freetier._command.input import lines_of, located, numbered_rows, source_name
+from freetier._command.ledger import writable
 from freetier._command.output import Output, table_heading
 from freetier._command.rows import Row, RowReader, parse_columns, read_rows
 from freetier._command.spread import Spread
@@ -30,7 +31,6 @@ from freetier._command.tally import (
     totals_record,
 )
 from freetier.errors import FreeTierError, InvalidInput
-from freetier.opening import open as open_ledger
 from freetier.policy import FreeTierPolicy
 from freetier.pricing import Rates
 from freetier.service import FreeTier
@@ -52,7 +52,7 @@ def run(arguments: Namespace, out: Output) -> int:
             raise InvalidInput("FILE", arguments.file, "a file with at least one request")
         # Opening writes the seed, so the clock must stand at the first row by then.
         clock = None if first.at is None else _RowClock(first.at)
-        with open_ledger(arguments.db, policy, clock=clock) as ledger:
+        with writable(arguments, policy, clock) as ledger:
             tally = Tally()
             out.text(table_heading(OUTCOME_COLUMNS))
             with _resumable(tally), _progress(tally) as tick:

@@ -7,7 +7,7 @@ fixture that opens an empty one. Each test is one promise of `freetier.repositor
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -42,9 +42,9 @@ class RepositoryContract:
 
     def __init_subclass__(cls) -> None:
         """Refuse a subclass that overrides a promise without a `reason` on the function."""
-        for name, member in vars(cls).items():
-            overrides = name.startswith("test_") and hasattr(RepositoryContract, name)
-            if overrides and not getattr(member, "reason", None):
+        for name, promise in vars(RepositoryContract).items():
+            kept = getattr(cls, name)
+            if name.startswith("test_") and kept is not promise and not hasattr(kept, "reason"):
                 raise TypeError(f"{cls.__name__}.{name} overrides a promise without a reason")
 
     @pytest.fixture
@@ -54,7 +54,7 @@ class RepositoryContract:
 
     def test_gapless(self, repository: Repository) -> None:
         """1. The journal is append-only, and `seq` runs 1 … n without a gap."""
-        ledger, _ = _ledger(repository)
+        ledger, _ = self._seeded(repository)
         _busy_day(ledger)
         entries = repository.entries()
         assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
@@ -64,7 +64,7 @@ class RepositoryContract:
 
     def test_running_totals(self, repository: Repository) -> None:
         """2. Each entry carries the pool's totals after it, and they follow from those before."""
-        ledger, clock = _ledger(repository)
+        ledger, clock = self._seeded(repository)
         _busy_day(ledger)
         balance = reserved = 0
         for entry in repository.entries():
@@ -76,7 +76,7 @@ class RepositoryContract:
 
     def test_drawn_once(self, repository: Repository) -> None:
         """3. A request is drawn for once, under one id, for ever; a second draw is refused."""
-        _, clock = _ledger(repository)
+        _, clock = self._seeded(repository)
         assert repository.draw(_draw("job", 10, clock.now)) is not None
         assert repository.draw(_draw("job", 10, clock.now)) is None
         assert repository.draw(_draw("job", 10, clock.now, kind=Kind.GRANT)) is None
@@ -87,7 +87,7 @@ class RepositoryContract:
 
     def test_floor(self, repository: Repository) -> None:
         """4. A draw that the pool cannot pay above its floor is refused."""
-        _, clock = _ledger(repository)
+        _, clock = self._seeded(repository)
         assert repository.draw(_draw("over", 101, clock.now, caps={"floor_sats": 20})) is None
         assert repository.draw(_draw("all", 100, clock.now, caps={"floor_sats": 20})) is not None
         assert repository.draw(_draw("more", 1, clock.now, caps={"floor_sats": 20})) is None
@@ -99,7 +99,7 @@ class RepositoryContract:
     @pytest.mark.parametrize("cap", ["budget_sats", "tier_ceiling_sats", "release_sats"])
     def test_caps(self, repository: Repository, cap: str) -> None:
         """5. A draw over the budget, the tier's ceiling or the day's release is refused."""
-        _, clock = _ledger(repository)
+        _, clock = self._seeded(repository)
         for number, (sats, accepted) in enumerate(
             [(31, False), (20, True), (11, False), (10, True)]
         ):
@@ -113,7 +113,7 @@ class RepositoryContract:
 
     def test_share(self, repository: Repository) -> None:
         """6. A draw over its share of what is available is refused."""
-        _, clock = _ledger(repository)
+        _, clock = self._seeded(repository)
         assert repository.draw(_draw("a", 61, clock.now, caps={"pool_share_bp": 5000})) is None
         assert repository.draw(_draw("b", 60, clock.now, caps={"pool_share_bp": 5000})) is not None
         assert repository.draw(_draw("c", 31, clock.now, caps={"pool_share_bp": 5000})) is None
@@ -122,7 +122,7 @@ class RepositoryContract:
     @pytest.mark.parametrize("first", ["settle", "release"])
     def test_one_ending(self, repository: Repository, first: str) -> None:
         """7. A grant has one ending; a second one is refused."""
-        ledger, clock = _ledger(repository)
+        ledger, clock = self._seeded(repository)
         grant = ledger.reserve(Request("job", "ada", "elite", 30))
         settlement = grant.decision.settle(10)
         endings = {
@@ -139,7 +139,7 @@ class RepositoryContract:
 
     def test_expiry_ends(self, repository: Repository) -> None:
         """8. A grant past its expiry can only expire, and then settle late, once."""
-        ledger, clock = _ledger(repository)
+        ledger, clock = self._seeded(repository)
         grant = ledger.reserve(Request("job", "ada", "elite", 30), ttl=timedelta(minutes=1))
         settlement = grant.decision.settle()
         assert repository.end(Ending(Kind.EXPIRE, "job", clock.now)) is None
@@ -154,7 +154,7 @@ class RepositoryContract:
 
     def test_what_comes_back(self, repository: Repository) -> None:
         """9. Settling gives back what was not needed, releasing all, expiring to the pool alone."""
-        ledger, clock = _ledger(repository)
+        ledger, clock = self._seeded(repository)
         for job in ("settled", "released", "expired"):
             ledger.reserve(Request(job, job, "elite", 30))
         assert _pool(repository, clock) == (120, 90)
@@ -169,7 +169,7 @@ class RepositoryContract:
 
     def test_late_within_pool(self, repository: Repository) -> None:
         """10. A late settlement draws at most what the pool has above its floor."""
-        ledger, clock = _ledger(repository)
+        ledger, clock = self._seeded(repository)
         grant = ledger.reserve(Request("job", "ada", "elite", 80))
         clock.advance(hours=1)
         assert repository.sweep(clock.now) == 1
@@ -183,7 +183,7 @@ class RepositoryContract:
 
     def test_expired_on_sight(self, repository: Repository) -> None:
         """11. A grant past its expiry shows as expired and is not reserved, swept or not."""
-        ledger, clock = _ledger(repository)
+        ledger, clock = self._seeded(repository)
         ledger.reserve(Request("job", "ada", "elite", 30), ttl=timedelta(minutes=1))
         clock.advance(seconds=59)
         assert [grant.request_id for grant in repository.open_grants(clock.now)] == ["job"]
@@ -200,7 +200,7 @@ class RepositoryContract:
 
     def test_sweep(self, repository: Repository) -> None:
         """12. `sweep` expires what is due, the oldest first, at most as many as it was told."""
-        ledger, clock = _ledger(repository)
+        ledger, clock = self._seeded(repository)
         for minute in (3, 1, 2, 9):
             request = Request(f"job-{minute}", "ada", "elite", 10)
             ledger.reserve(request, ttl=timedelta(minutes=minute))
@@ -213,7 +213,7 @@ class RepositoryContract:
 
     def test_credits(self, repository: Repository) -> None:
         """13. A payment is credited once; credits are exact over time, the rest carried."""
-        _, clock = _ledger(repository)
+        _, clock = self._seeded(repository)
         for number, credited in enumerate([0, 1, 1, 1, 1, 1, 1, 1, 1, 1]):
             entry = repository.deposit(_credit(f"invoice-{number}", 9), clock.now)
             assert entry is not None
@@ -227,7 +227,7 @@ class RepositoryContract:
 
     def test_deposits_once(self, repository: Repository) -> None:
         """14. There is one seed; a donation's and an adjustment's key is used once."""
-        _, clock = _ledger(repository)
+        _, clock = self._seeded(repository)
         assert repository.deposit(Deposit(Kind.SEED, "seed", 5), clock.now) is None
         for kind in (Kind.DONATION, Kind.ADJUSTMENT):
             assert repository.deposit(Deposit(kind, "key", 5), clock.now) is not None
@@ -237,7 +237,7 @@ class RepositoryContract:
 
     def test_never_overdrawn(self, repository: Repository) -> None:
         """15. The pool never goes below what is reserved, whoever adjusts it."""
-        ledger, clock = _ledger(repository)
+        ledger, clock = self._seeded(repository)
         ledger.reserve(Request("job", "ada", "elite", 30))
         assert repository.deposit(Deposit(Kind.ADJUSTMENT, "a", -91), clock.now) is None
         assert repository.deposit(Deposit(Kind.ADJUSTMENT, "a", -90), clock.now) is not None
@@ -247,7 +247,7 @@ class RepositoryContract:
 
     def test_gates(self, repository: Repository) -> None:
         """16. A gate is noted once; a request is either noted or drawn for, never both."""
-        ledger, clock = _ledger(repository)
+        ledger, clock = self._seeded(repository)
         gated = ledger.reserve(Request("gated", "eve", "new", 30))
         assert gated.decision.serve is Serve.GATE
         assert repository.look("gated", clock.now).grant == gated
@@ -263,7 +263,7 @@ class RepositoryContract:
 
     def test_time(self, repository: Repository) -> None:
         """17. Time in the journal never runs back, and a draw's day is the UTC date of its time."""
-        ledger, clock = _ledger(repository)
+        ledger, clock = self._seeded(repository)
         clock.now = datetime(2026, 1, 5, 23, 59, 59, tzinfo=UTC)
         ledger.donate("late in the day", 1)
         clock.advance(minutes=-10)
@@ -283,7 +283,7 @@ class RepositoryContract:
     @pytest.mark.parametrize("days", [0, 1])
     def test_day_of_the_grant(self, repository: Repository, days: int) -> None:
         """18. An ending and a late settlement count for the day of their grant."""
-        ledger, clock = _ledger(repository)
+        ledger, clock = self._seeded(repository)
         clock.now = datetime(2026, 1, 5, 23, 55, tzinfo=UTC)
         morning = clock.now
         for job in ("settled", "released", "late"):
@@ -300,7 +300,7 @@ class RepositoryContract:
 
     def test_used(self, repository: Repository) -> None:
         """19. What a look shows as used is what the journal says for that day."""
-        ledger, clock = _ledger(repository)
+        ledger, clock = self._seeded(repository)
         for name, tier, sats in (("ada", "trusted", 5), ("ada", "elite", 7), ("bob", "elite", 11)):
             ledger.record_grant(Request(f"{name}-{sats}", name, tier, sats))
         snapshot = repository.look("x", clock.now, identity="ada", tier="elite").snapshot
@@ -313,15 +313,8 @@ class RepositoryContract:
 
     def test_races(self, repository: Repository) -> None:
         """20. Callers that race for the last sats never get more than there are."""
-        ledger, clock = _ledger(repository)
-
-        def greedy(number: int) -> None:
-            for turn in range(10):
-                identity = f"id-{turn % 2}" if number % 2 else f"id-{number}-{turn}"
-                ledger.reserve(Request(f"job-{number}-{turn}", identity, "trusted", 7))
-
-        errors = _race(8, greedy)
-        assert errors == []
+        ledger, clock = self._seeded(repository)
+        assert self._race(ledger, [_greedy(number) for number in range(8)]) == []
         assert ledger.verify().ok
         assert repository.status(clock.now).available_sats == POLICY.floor_sats
         for identity in ("id-0", "id-1"):
@@ -329,7 +322,7 @@ class RepositoryContract:
 
     def test_figures_of_the_grant(self, repository: Repository) -> None:
         """21. An ending whose figures exceed its grant's is not written."""
-        ledger, clock = _ledger(repository)
+        ledger, clock = self._seeded(repository)
         grant = ledger.reserve(Request("job", "ada", "trusted", 60))
         right = grant.decision.settle(55)
         before = repository.entries()
@@ -345,13 +338,35 @@ class RepositoryContract:
         assert repository.entries() == before
         assert repository.end(Ending(Kind.SETTLE, "job", clock.now, right)) is not None
 
+    def _seeded(self, repository: Repository) -> tuple[FreeTier, Clock]:
+        """A ledger of 120 sats, floor 20, and its clock."""
+        clock = Clock()
+        ledger = self._ledger(repository, clock)
+        ledger.seed()
+        return ledger, clock
 
-def _ledger(repository: Repository) -> tuple[FreeTier, Clock]:
-    """A seeded ledger of 120 sats, floor 20, and its clock."""
-    clock = Clock()
-    ledger = FreeTier(POLICY, repository, clock=clock)
-    ledger.seed()
-    return ledger, clock
+    def _ledger(self, repository: Repository, clock: Clock) -> FreeTier:
+        return FreeTier(POLICY, repository, clock=clock)
+
+    def _race(self, ledger: FreeTier, callers: Sequence[Sequence[Request]]) -> list[object]:
+        """Let all callers at once reserve, each one thing after the other; what they raised."""
+        errors: list[object] = []
+        start = threading.Barrier(len(callers))
+
+        def call(requests: Sequence[Request]) -> None:
+            start.wait()
+            try:
+                for request in requests:
+                    ledger.reserve(request)
+            except FreeTierError as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=call, args=(requests,)) for requests in callers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return errors
 
 
 def _busy_day(ledger: FreeTier) -> None:
@@ -398,21 +413,14 @@ def _used(repository: Repository, clock: Clock, identity: str) -> int:
     return repository.look("x", clock.now, identity=identity).snapshot.identity_used_sats
 
 
-def _race(threads: int, work: Callable[[int], None]) -> list[FreeTierError]:
-    """Run `work(number)` in so many threads at once; what they raised."""
-    errors: list[FreeTierError] = []
-    barrier = threading.Barrier(threads)
-
-    def run(number: int) -> None:
-        barrier.wait()
-        try:
-            work(number)
-        except FreeTierError as error:
-            errors.append(error)
-
-    workers = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return errors
+def _greedy(number: int) -> list[Request]:
+    """Ten requests of 7 sats: the odd numbers' for two identities, the others' for one each."""
+    return [
+        Request(
+            f"job-{number}-{turn}",
+            f"id-{turn % 2}" if number % 2 else f"id-{number}-{turn}",
+            "trusted",
+            7,
+        )
+        for turn in range(10)
+    ]
