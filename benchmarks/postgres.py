@@ -1,8 +1,8 @@
 """What a reserve costs on Postgres, durable, against one UPDATE of one row on the same connection.
 
-    python benchmarks/postgres.py                    a server of its own, 1,000 and 1,000,000 entries
-    python benchmarks/postgres.py --entries 1000 20000
-    python benchmarks/postgres.py --url postgresql:///bench   a server that is there (it is written to)
+    python -m benchmarks.postgres              a server of its own; 1,000 and 1,000,000 entries
+    python -m benchmarks.postgres --entries 1000 20000
+    python -m benchmarks.postgres --url postgresql:///bench     a database that is written to
 
 Everything is measured in turn on one connection, round by round, so that a machine that slows down
 slows all of it. The figures to read are the ratios: medians of the rounds' own ratios.

@@ -33,14 +33,16 @@ def checked_count(connections: object) -> int:
 def session(timeout_s: float) -> str:
     """The statement that readies a session of our own.
 
-    No call waits for ever; the guard reads fresh after its lock (READ COMMITTED); and what is
-    acknowledged is on disk, even where the server's default would not wait for that.
+    No call waits for ever; the guard reads fresh after its lock (READ COMMITTED); what is
+    acknowledged is on disk, even where the server's default would not wait for that; and a plan
+    that was made while a table was small does not read the whole of it when it has grown.
     """
     timeout_ms = max(1, int(timeout_s * 1000))
     return (
         f"SELECT set_config('lock_timeout', '{timeout_ms}', false),"
         f" set_config('statement_timeout', '{timeout_ms}', false),"
         " set_config('default_transaction_isolation', 'read committed', false),"
+        " set_config('enable_seqscan', 'off', false),"
         " set_config('synchronous_commit', CASE current_setting('synchronous_commit')"
         " WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)"
     )

@@ -53,26 +53,27 @@ _ENDING_COLUMNS: Final = """
   e.kind, e.absorb_sats, e.charge_sats, e.refund_sats, e.overrun_sats,
   l.kind, l.absorb_sats, l.charge_sats, l.refund_sats, l.overrun_sats, l.uncovered_sats"""
 
+# What was used today, by scope and name. A subquery each, not a join: where nothing is prepared,
+# planning costs more than reading, and it grows with every table that is joined.
+_USED: Final = """coalesce((SELECT u.used_sats FROM freetier_usage AS u WHERE u.pool = p.pool
+    AND u.day = p.now_us / 86400000000 AND u.scope = {scope} AND u.name = {name}), 0)"""
+
 LOOK: Final = f"""
 SELECT p.now_us, p.balance_sats, p.reserved_sats,
   (SELECT CAST(coalesce(sum(o.absorb_sats), 0) AS BIGINT) FROM freetier_open AS o
     WHERE o.pool = p.pool AND o.expires_at_us <= p.now_us),
   (SELECT count(*) FROM freetier_open AS o
     WHERE o.pool = p.pool AND o.expires_at_us <= p.now_us),
-  coalesce(ui.used_sats, 0), coalesce(ut.used_sats, 0), coalesce(up.used_sats, 0),
+  {_USED.format(scope="'identity'", name="CAST(:identity AS TEXT)")},
+  {_USED.format(scope="'tier'", name="CAST(:tier AS TEXT)")},
+  {_USED.format(scope="'pool'", name="''")},
   n.key, n.identity, n.tier, n.price_sats, n.bound_by, n.rooms, n.resets_at_us, n.at_us,
   {_DRAW_COLUMNS}, {_ENDING_COLUMNS}
 FROM {_POOL_NOW}
-LEFT JOIN freetier_usage AS ui ON ui.pool = p.pool AND ui.day = p.now_us / 86400000000
-  AND ui.scope = 'identity' AND ui.name = CAST(:identity AS TEXT)
-LEFT JOIN freetier_usage AS ut ON ut.pool = p.pool AND ut.day = p.now_us / 86400000000
-  AND ut.scope = 'tier' AND ut.name = CAST(:tier AS TEXT)
-LEFT JOIN freetier_usage AS up ON up.pool = p.pool AND up.day = p.now_us / 86400000000
-  AND up.scope = 'pool' AND up.name = ''
 LEFT JOIN freetier_gate AS n ON n.pool = p.pool AND n.key = :key
 LEFT JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = :key AND g.once = 'draw'
-LEFT JOIN freetier_journal AS e ON e.pool = p.pool AND e.key = :key AND e.once = 'ending'
-LEFT JOIN freetier_journal AS l ON l.pool = p.pool AND l.key = :key AND l.once = 'late'
+LEFT JOIN freetier_journal AS e ON e.pool = g.pool AND e.key = g.key AND e.once = 'ending'
+LEFT JOIN freetier_journal AS l ON l.pool = g.pool AND l.key = g.key AND l.once = 'late'
 """
 
 # A reserve holds sats until it ends; a grant pays them at once.
@@ -193,8 +194,7 @@ SELECT p.now_us, p.balance_sats, p.reserved_sats,
     WHERE o.pool = p.pool AND o.expires_at_us <= p.now_us),
   (SELECT count(*) FROM freetier_open AS o
     WHERE o.pool = p.pool AND o.expires_at_us > p.now_us),
-  coalesce((SELECT u.used_sats FROM freetier_usage AS u WHERE u.pool = p.pool
-    AND u.day = p.now_us / 86400000000 AND u.scope = 'pool' AND u.name = ''), 0),
+  {_USED.format(scope="'pool'", name="''")},
   (SELECT count(*) FROM freetier_gate AS n
     WHERE n.pool = p.pool AND n.day = p.now_us / 86400000000),
   (SELECT CAST(coalesce(sum(n.price_sats), 0) AS BIGINT) FROM freetier_gate AS n
