@@ -10,6 +10,7 @@ import pytest
 
 import freetier
 from freetier.testing import Clock
+from tests.postgres_server import Server, database_name, shared
 
 hypothesis.settings.register_profile("freetier", deadline=None)
 hypothesis.settings.load_profile("freetier")
@@ -27,3 +28,18 @@ def ledger(tmp_path: Path, clock: Clock) -> Iterator[freetier.FreeTier]:
     path = tmp_path / "ledger.db"
     with freetier.open(path, policy=freetier.FreeTierPolicy(), clock=clock) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A real Postgres, which starts when a test first asks for it."""
+    with shared() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_dsn(postgres_server: Server) -> Iterator[str]:
+    """A new, empty Postgres database, gone after the test."""
+    dsn = postgres_server.create()
+    yield dsn
+    postgres_server.drop(database_name(dsn))
