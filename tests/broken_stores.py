@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import evolve
 
+from freetier._async_memory import AsyncMemoryRepository
 from freetier.memory import MemoryRepository
-from freetier.repository import PAGE, SWEEP_LIMIT, Deposit, Draw, Ending, View
+from freetier.repository import PAGE, SWEEP_LIMIT, AsyncRepository, Deposit, Draw, Ending, View
+from freetier.steps import Steps, perform
 from freetier.values import Decision, Entry, Kind, PoolStatus, Request, utc_day
+
+T = TypeVar("T")
 
 
 class SkipsANumber(MemoryRepository):
@@ -222,3 +228,59 @@ BROKEN: tuple[Callable[[], MemoryRepository], ...] = tuple(
     and issubclass(kind, MemoryRepository)
     and kind is not MemoryRepository
 )
+
+
+class InThreads(AsyncMemoryRepository):
+    """A blocking store made async: each operation in a thread, so that they overlap."""
+
+    def __init__(self, store: MemoryRepository) -> None:
+        self._store = store
+
+    async def perform(self, steps: Steps[T]) -> T:
+        return await asyncio.to_thread(perform, steps, self._store)
+
+
+class Awaiting(AsyncMemoryRepository):
+    """The model, called step by step, as a store with a server is."""
+
+    async def perform(self, steps: Steps[T]) -> T:
+        return await AsyncRepository.perform(self, steps)
+
+
+class LetsOthersIn(Awaiting):
+    """Awaits between the look and the write, with no lock over both."""
+
+    async def draw(self, draw: Draw) -> Entry | None:
+        view = await self.look(draw.request.request_id, draw.at)
+        await asyncio.sleep(0)
+        left = view.snapshot.available_sats - draw.decision.absorb_sats
+        if view.grant is not None or left < draw.caps.floor_sats:
+            return None
+        return await super().draw(evolve(draw, caps=evolve(draw.caps, floor_sats=0)))
+
+
+class AnswersBeforeItWrites(Awaiting):
+    """Forgets to await."""
+
+    async def note_gate(self, request: Request, decision: Decision, at: datetime) -> bool:
+        self._noting = asyncio.create_task(super().note_gate(request, decision, at))
+        return True
+
+
+class MixesUpItsTasks(Awaiting):
+    """Keeps what belongs to one task where the next one puts its own."""
+
+    async def draw(self, draw: Draw) -> Entry | None:
+        self._drawing = draw
+        await asyncio.sleep(0)
+        return await super().draw(self._drawing)
+
+
+BROKEN_ASYNC = (LetsOthersIn, AnswersBeforeItWrites, MixesUpItsTasks)
+
+
+@asynccontextmanager
+async def opening(store: AsyncRepository) -> AsyncIterator[AsyncRepository]:
+    """The store, opened and closed as the port says."""
+    yield await store.open()
+    await store.close()

@@ -1,8 +1,12 @@
-"""Programs from Debian's packages, in a folder: nothing is installed, and root is not needed."""
+"""Programs from Debian's packages, in a folder: nothing is installed, and root is not needed.
+
+`python -m tests.debian PROGRAM PACKAGE FOLDER` prints where the program lies then.
+"""
 
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,3 +82,8 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
             f"{command[0]} is not on this machine: only Debian, and what is made from it, "
             "has these packages"
         ) from None
+
+
+if __name__ == "__main__":
+    wanted, of_package, into_folder = sys.argv[1:]
+    print(program(wanted, of_package, Path(into_folder)))

@@ -1,21 +1,22 @@
-"""SQLite beside the readable model: the same operations, the same answers, the same journal.
+"""A store beside the readable model: the same operations, the same answers, the same journal.
 
 The pool is small, so that limits bind; the clock jumps, so that grants expire and days change.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
-from attrs import evolve
-from hypothesis import HealthCheck, settings
+from attrs import define, evolve, field
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -29,10 +30,15 @@ from hypothesis.stateful import (
 from freetier.errors import FreeTierError
 from freetier.memory import MemoryRepository
 from freetier.policy import FreeTierPolicy
-from freetier.service import FreeTier
-from freetier.sqlite import SQLiteRepository
+from freetier.postgres import PostgresRepository
+from freetier.repository import Repository
+from freetier.service import AsyncFreeTier, FreeTier
+from freetier.sqlite import AsyncSQLiteRepository, SQLiteRepository
 from freetier.testing import Clock
+from freetier.testing.async_contract import Blocking, blocking
 from freetier.values import Entry, Kind, Request
+from tests.postgres_server import Server
+from tests.stores import SCHEMA, copied, migrated
 
 # Few names, so that operations meet; a few with other figures, so that they conflict.
 REQUEST_IDS = st.integers(0, 25).map("job-{}".format)
@@ -60,25 +66,44 @@ POLICIES = st.builds(
 )
 
 
+OpenStore = Callable[[], AbstractContextManager[Repository]]
+
+
+@define
+class Tally:
+    """How many steps were compared, and which entries they wrote."""
+
+    steps: int = 0
+    kinds: Counter[Kind] = field(factory=Counter)
+
+
+def ledger_on(store: Any, policy: FreeTierPolicy, clock: Clock) -> Any:
+    """A ledger on a store; on what a blocking face hides, an async one behind such a face."""
+    if isinstance(store, Blocking):
+        return Blocking(AsyncFreeTier(policy, store.target, clock=clock), store.loop)
+    return FreeTier(policy, store, clock=clock)
+
+
 class LedgerMachine(RuleBasedStateMachine):
     """Every operation gives the same on both, and breaks no invariant."""
 
-    steps = 0
-    kinds: ClassVar[Counter[Kind]] = Counter()
+    def __init__(self, open_store: OpenStore, tally: Tally) -> None:
+        super().__init__()
+        self.opened = ExitStack()
+        self.store = self.opened.enter_context(open_store())
+        self.tally = tally
 
     @initialize(policy=POLICIES)
     def open(self, policy: FreeTierPolicy) -> None:
         self.clock = Clock()
-        self.folder = Path(tempfile.mkdtemp(prefix="freetier-machine-"))
-        self.sqlite = SQLiteRepository(self.folder / "ledger.db")
         self.memory = MemoryRepository()
         self.journal: list[Entry] = []
         self.set_policy(policy)
-        self.both(FreeTier.seed)
+        self.both(lambda ledger: ledger.seed())
 
     def set_policy(self, policy: FreeTierPolicy) -> None:
         self.model = FreeTier(policy, self.memory, clock=self.clock)
-        self.ledger = FreeTier(policy, self.sqlite, clock=self.clock)
+        self.ledger = ledger_on(self.store, policy, self.clock)
 
     def both(self, operation: Callable[[FreeTier], Any]) -> None:
         """Run `operation` on both; it gives the same, or raises the same."""
@@ -170,12 +195,12 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         self.both(lambda ledger: ledger.pool_status())
         self.both(lambda ledger: list(ledger.open_grants()))
-        assert self.sqlite.books() == self.memory.books()
+        assert self.store.books() == self.memory.books()
         fresh = list(self.ledger.journal(after=len(self.journal)))
         assert fresh == list(self.model.journal(after=len(self.journal)))
         self.journal += fresh
-        type(self).steps += 1
-        type(self).kinds.update(entry.kind for entry in fresh)
+        self.tally.steps += 1
+        self.tally.kinds.update(entry.kind for entry in fresh)
 
     @invariant()
     def verified(self) -> None:
@@ -185,34 +210,85 @@ class LedgerMachine(RuleBasedStateMachine):
             assert report.ok, report.problems
 
     def teardown(self) -> None:
-        if hasattr(self, "ledger"):
-            self.sqlite.close()
-            shutil.rmtree(self.folder)
+        self.opened.close()
 
 
-def run(examples: int) -> int:
-    """Run the machine; how many steps it compared."""
-    LedgerMachine.steps = 0
-    LedgerMachine.kinds = Counter()
+def run(open_store: OpenStore, examples: int, *, shrink: bool = True) -> Tally:
+    """Run the machine on new, empty stores; what it compared.
+
+    To shrink what fails takes minutes where each try makes a database.
+    """
+    tally = Tally()
+    machine: Any = partial(LedgerMachine, open_store, tally)  # it is typed to be a class
     run_state_machine_as_test(
-        LedgerMachine,
+        machine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=50,
+            phases=[phase for phase in Phase if shrink or phase is not Phase.shrink],
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
-    return LedgerMachine.steps
+    return tally
+
+
+@contextmanager
+def on_sqlite() -> Iterator[Repository]:
+    with TemporaryDirectory() as folder, SQLiteRepository(Path(folder) / "ledger.db") as store:
+        yield store
+
+
+@contextmanager
+def on_async_sqlite() -> Iterator[Repository]:
+    with (
+        TemporaryDirectory() as folder,
+        blocking(AsyncSQLiteRepository(Path(folder) / "ledger.db")) as store,
+    ):
+        yield store
+
+
+@pytest.fixture(scope="module")
+def on_postgres(postgres_server: Server) -> Iterator[OpenStore]:
+    with migrated(postgres_server) as template:
+
+        @contextmanager
+        def open_store() -> Iterator[Repository]:
+            with (
+                copied(postgres_server, template) as dsn,
+                PostgresRepository(dsn, schema=SCHEMA) as store,
+            ):
+                yield store
+
+        yield open_store
 
 
 def test_sqlite_is_the_model() -> None:
     """SQLite answers as the model does, in random interleavings of every operation."""
-    assert run(80) >= 2_000
+    assert run(on_sqlite, 80).steps >= 2_000
+
+
+def test_async_sqlite_is_the_model() -> None:
+    """So does an async ledger on SQLite."""
+    assert run(on_async_sqlite, 10).steps >= 300
+
+
+def test_postgres_is_the_model(on_postgres: OpenStore) -> None:
+    """So does Postgres."""
+    assert run(on_postgres, 10, shrink=False).steps >= 300
 
 
 @pytest.mark.slow
 def test_sqlite_is_the_model_for_long() -> None:
     """The same for at least 25,000 steps, in which every kind of entry occurs."""
-    assert run(800) >= 25_000
-    assert set(LedgerMachine.kinds) == set(Kind)
+    tally = run(on_sqlite, 800)
+    assert tally.steps >= 25_000
+    assert set(tally.kinds) == set(Kind)
+
+
+@pytest.mark.slow
+def test_postgres_is_the_model_for_long(on_postgres: OpenStore) -> None:
+    """The same for at least 5,000 steps, in which every kind of entry occurs."""
+    tally = run(on_postgres, 125, shrink=False)
+    assert tally.steps >= 5_000
+    assert set(tally.kinds) == set(Kind)

@@ -27,34 +27,42 @@ def quoted(schema: str | None) -> str:
     name = DEFAULT_SCHEMA if schema is None else schema
     if type(name) is not str or not 1 <= len(name.encode("utf-8", "replace")) <= _LONGEST_NAME:
         raise InvalidInput("schema", schema, f"a name of 1 to {_LONGEST_NAME} bytes, or None")
-    if not name.isprintable():
-        raise InvalidInput("schema", schema, "a name of printable characters")
+    if not name.isprintable() or "$$" in name:  # $$ would end the functions' bodies
+        raise InvalidInput("schema", schema, "a name of printable characters, without $$")
     return '"' + name.replace('"', '""') + '"'
 
 
 @cache
 def named(text: str, schema: str) -> str:
     """The statement with `schema` (quoted) before each table, and Postgres' own clock."""
-    return _TABLE.sub(lambda table: f"{schema}.{table[0]}", text).replace(":now_us", _NOW)
+    return _in_schema(_with_clock(text), schema)
 
 
 @cache
 def pyformat(text: str, schema: str) -> str:
     """The same with `%(name)s` for each parameter, as psycopg takes them."""
-    return _PARAMETER.sub(r"%(\1)s", named(text, schema).replace("%", "%%"))
+    placed = _PARAMETER.sub(r"%(\1)s", _with_clock(text).replace("%", "%%"))
+    return _in_schema(placed, schema.replace("%", "%%"))
 
 
 @cache
 def numbered(text: str, schema: str) -> tuple[str, tuple[str, ...]]:
     """The same with `$1`, `$2`, … as the server itself takes them, and which is which."""
     names = parameters(text)
-    return (
-        _PARAMETER.sub(lambda name: f"${names.index(name[1]) + 1}", named(text, schema)),
-        names,
-    )
+    placed = _PARAMETER.sub(lambda name: f"${names.index(name[1]) + 1}", _with_clock(text))
+    return _in_schema(placed, schema), names
 
 
 @cache
 def parameters(text: str) -> tuple[str, ...]:
     """The names of a statement's parameters, in the order in which they come first."""
     return tuple(dict.fromkeys(_PARAMETER.findall(text)))
+
+
+def _with_clock(text: str) -> str:
+    return text.replace(":now_us", _NOW)
+
+
+def _in_schema(text: str, schema: str) -> str:
+    # The last step: a schema's name may look like anything.
+    return _TABLE.sub(lambda table: f"{schema}.{table[0]}", text)

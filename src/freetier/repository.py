@@ -192,7 +192,6 @@ class AsyncRepository(Protocol):
     """
 
     @abstractmethod
-    @abstractmethod
     async def look(
         self,
         request_id: str,
@@ -203,8 +202,9 @@ class AsyncRepository(Protocol):
     ) -> View:
         """See `Repository.look`."""
 
+    @abstractmethod
     async def draw(self, draw: Draw) -> Entry | None:
-        """See `Repository.look`."""
+        """See `Repository.draw`."""
 
     @abstractmethod
     async def note_gate(self, request: Request, decision: Decision, at: datetime) -> bool:

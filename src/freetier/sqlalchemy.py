@@ -10,7 +10,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from sqlalchemy import BigInteger, String, bindparam, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.future import Connection as FutureConnection
 from sqlalchemy.sql.elements import TextClause
 
 from freetier import _postgres_errors, _postgres_schema, _sqlite_errors, _sqlite_schema
@@ -52,7 +53,9 @@ class SQLAlchemyRepository(BlockingRepository):
         """Run one statement, atomic by itself, and read its rows."""
         statement, params = self._dialect.statement(query)
         with self._lock, self._dialect.translating(writes=query.writes):
-            rows = self._connection.execute(statement, params).fetchall()
+            whole = self._connection.begin if _commits(self._connection) else nullcontext
+            with whole():
+                rows = self._connection.execute(statement, params).fetchall()
         return query.parse(rows)
 
     def close(self) -> None:
@@ -87,16 +90,27 @@ def migrate(connection: Connection, schema: str | None = None) -> int:
     dialect = _Dialect(connection.dialect.name, schema)
 
     def execute(sql: str) -> Rows:
-        result = connection.execution_options(no_parameters=True).exec_driver_sql(sql)
+        # Not `connection.execution_options`, which sets them for the host's statements too.
+        result = connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
         return result.fetchall() if result.returns_rows else []
 
-    with dialect.translating(writes=True), connection.begin_nested():
+    whole = connection.begin if _commits(connection) else connection.begin_nested
+    with dialect.translating(writes=True), whole():
         return perform(dialect.migrate(), execute)
 
 
 async def migrate_async(connection: AsyncConnection, schema: str | None = None) -> int:
     """See `freetier.migrations.migrate_async`."""
     return await connection.run_sync(migrate, schema)
+
+
+def _commits(connection: Connection) -> bool:
+    """Whether SQLAlchemy itself commits after each statement: 1.4 does, unless it is `future`.
+
+    It does so before the rows are read, and SQLite commits no statement that is not at its end. So
+    a transaction is begun around it, which ends with the same commit.
+    """
+    return not isinstance(connection, FutureConnection) and not connection.in_transaction()
 
 
 class _Dialect:
@@ -109,7 +123,7 @@ class _Dialect:
         if self._sqlite and schema is not None:
             raise InvalidInput("schema", schema, "None: SQLite has no schema names")
         self._name = schema
-        self._schema = quoted(schema)
+        self._schema = quoted(schema).replace(":", r"\:")  # `text` sees a parameter in it
 
     def statement(self, query: Query[Any]) -> tuple[TextClause, dict[str, Any]]:
         """The statement and its parameters, as this database takes them."""

@@ -64,9 +64,7 @@ def looking(arguments: Namespace) -> Iterator[Look]:
         with at_postgres(url, arguments.schema) as look:
             yield look
     else:
-        raise ConfigError(
-            f"{url}: nothing to look at; name a path or a postgresql URL"
-        )
+        raise ConfigError(f"{url}: nothing to look at; name a path or a postgresql URL")
 
 
 def _nowhere(place: str) -> ConfigError:

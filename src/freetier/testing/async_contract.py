@@ -7,10 +7,11 @@ A store's own test file is three lines: subclass `AsyncRepositoryContract`, and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,8 @@ from freetier.repository import AsyncRepository, Repository
 from freetier.service import AsyncFreeTier
 from freetier.testing.clock import Clock
 from freetier.testing.contract import POLICY, RepositoryContract
-from freetier.values import Request
+from freetier.values import Grant, Request
 
-T = TypeVar("T")
 Opening = AbstractAsyncContextManager[AsyncRepository]
 
 
@@ -42,48 +42,53 @@ class AsyncRepositoryContract(RepositoryContract):
             yield repository
 
     def _ledger(self, repository: Any, clock: Clock) -> Any:
-        return _Blocking(AsyncFreeTier(POLICY, repository.it, clock=clock), repository.loop)
+        return Blocking(AsyncFreeTier(POLICY, repository.target, clock=clock), repository.loop)
 
-    def _race(self, ledger: Any, callers: Sequence[Sequence[Request]]) -> list[object]:
-        async def call(requests: Sequence[Request]) -> None:
-            for request in requests:
-                await ledger.it.reserve(request)
+    def _race(self, ledger: Any, callers: Sequence[Sequence[Request]]) -> list[Grant]:
+        async def call(requests: Sequence[Request]) -> list[Grant]:
+            return [await ledger.target.reserve(request) for request in requests]
 
-        async def call_all() -> list[object]:
-            done = await asyncio.gather(*map(call, callers), return_exceptions=True)
-            return [error for error in done if error is not None]
+        async def call_all() -> list[list[Grant]]:
+            async with asyncio.TaskGroup() as tasks:
+                calls = [tasks.create_task(call(requests)) for requests in callers]
+            return [task.result() for task in calls]
 
-        return ledger.wait(call_all())
+        return list(chain.from_iterable(ledger.wait(call_all())))
 
 
-class _Blocking:
+class Blocking:
     """The blocking face of an async object: each call waits until the loop has done it."""
 
-    def __init__(self, it: object, loop: asyncio.AbstractEventLoop) -> None:
-        self.it = it
+    def __init__(self, target: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self.target = target
         self.loop = loop
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self.it, name)
+        method = getattr(self.target, name)
         return lambda *args, **kwargs: self.wait(method(*args, **kwargs))
 
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+    def wait(self, given: Any) -> Any:
+        """What an awaitable gives; all that an async iterator gives, as a list."""
+
+        async def waiting() -> Any:
+            return [row async for row in given] if hasattr(given, "__aiter__") else await given
+
+        return asyncio.run_coroutine_threadsafe(waiting(), self.loop).result()
 
 
 @contextmanager
 def blocking(opening: Opening) -> Iterator[Any]:
     """The blocking face of the store that `opening` gives; closed, and its loop ended, after."""
-    opened: Future[_Blocking] = Future()
+    opened: Future[Any] = Future()
     closing = asyncio.Event()
 
     async def serve() -> None:
         async with opening as store:
-            opened.set_result(_Blocking(store, asyncio.get_running_loop()))
+            opened.set_result(Blocking(store, asyncio.get_running_loop()))
             await closing.wait()
 
     with ThreadPoolExecutor(1) as thread:
-        serving = thread.submit(asyncio.run, serve())
+        serving: Future[Any] = thread.submit(asyncio.run, serve())
         wait((opened, serving), return_when=FIRST_COMPLETED)
         if not opened.done():
             serving.result()  # raises what kept the store from opening
