@@ -4,6 +4,7 @@ What a fence means: ```python runs, in one namespace a page; with a file name af
 saved under that name instead. ```text is what the block before it printed. ```console holds
 commands (`$ …`, and `> …` goes on) with what they print. ```sql is a statement of the code, word
 for word, under its name. ```sh is what `.ci/run` runs. In output `...` stands for anything.
+A page that reads DATABASE_URL from the environment gets a new, empty Postgres database.
 
 `python -m tests.doc_pages` writes into the pages what their blocks print; read the difference.
 """
@@ -16,7 +17,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,10 +27,12 @@ from attrs import frozen
 
 import freetier
 from freetier import _sql, migrations, settings
+from tests.postgres_server import database_name, shared
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 CI = ROOT / ".ci" / "run"
+DATABASE = "DATABASE_URL"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 
 _FENCED = re.compile(r"^```(\w*) ?([\w.]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -108,6 +111,11 @@ def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 def play(page: Sequence[Block]) -> Iterator[tuple[Block, str]]:
     """Run the blocks of a page; each that shows something, with what it ought to show."""
+    with _database(page):
+        yield from _play(page)
+
+
+def _play(page: Sequence[Block]) -> Iterator[tuple[Block, str]]:
     namespace: dict[str, object] = {}
     printed = ""
     for block in page:
@@ -141,7 +149,7 @@ def statements() -> Mapping[str, str]:
         if _CONSTANT.fullmatch(name) and isinstance(text, str) and _READS.search(text)
     }
     package = Path(freetier.__file__).parent
-    for module in ("sqlite.py", "_sqlite_schema.py"):
+    for module in ("sqlite.py", "_sqlite_own.py", "_sqlite_schema.py"):
         for call in ast.walk(ast.parse(read(package / module))):
             if isinstance(call, ast.Call):
                 called = ast.unparse(call.func).rpartition(".")[2]
@@ -154,6 +162,21 @@ def statements() -> Mapping[str, str]:
         assert creates, text
         found[creates[1]] = text
     return found
+
+
+@contextmanager
+def _database(page: Sequence[Block]) -> Iterator[None]:
+    """In the environment, where the page asks for it, a database for the page alone."""
+    if not any(DATABASE in block.text for block in page if not block.name):
+        yield
+        return
+    with shared() as server, pytest.MonkeyPatch.context() as patch:
+        dsn = server.create()
+        patch.setenv(DATABASE, dsn)
+        try:
+            yield
+        finally:
+            server.drop(database_name(dsn))
 
 
 def _printed(block: Block, namespace: dict[str, object]) -> str:

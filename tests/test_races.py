@@ -1,31 +1,60 @@
-"""Many processes, one file: never over a limit, one answer a request, and nobody starves."""
+"""Many writers, one ledger: never over a limit, one answer a request, and nobody starves."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-import freetier
-from freetier import FreeTierPolicy, Kind, Request
+from freetier import (
+    AsyncFreeTier,
+    Conflict,
+    Credit,
+    Entry,
+    FreeTierPolicy,
+    Grant,
+    Kind,
+    Request,
+    Serve,
+)
 
-from .processes import race
+from .writers import Door, Race, asyncpg, awaited, blocking, noon
 
-POLICY = FreeTierPolicy(budgets={"trusted": 50}, seed_sats=1_000_000)
+FIFTY_EACH = FreeTierPolicy(budgets={"trusted": 50}, seed_sats=1_000_000)
+ANY = FreeTierPolicy()
+
+RACES: dict[str, tuple[Door, int, int]] = {
+    "sqlite-8": (blocking, 8, 1),
+    "sqlite-async-2x16": (awaited, 2, 16),
+    "psycopg-8": (blocking, 8, 1),
+    "psycopg-32": (blocking, 32, 1),
+    "psycopg-async-2x16": (awaited, 2, 16),
+    "asyncpg-8": (asyncpg, 8, 1),
+    "asyncpg-32": (asyncpg, 32, 1),
+    "asyncpg-2x16": (asyncpg, 2, 16),
+}
+"""Which door, how many processes, how many tasks in each. Every process has connections of its
+own: one, or, for many tasks, up to 10."""
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A ledger's file, made by nobody yet."""
-    return tmp_path / "ledger.db"
+@pytest.fixture(params=RACES)
+def race(request: pytest.FixtureRequest, tmp_path: Path) -> Race:
+    """Writers at a ledger that nobody has made yet."""
+    name: str = request.param
+    url = (
+        str(tmp_path / "ledger.db") if "sqlite" in name else request.getfixturevalue("postgres_dsn")
+    )
+    return Race(url, *RACES[name])
 
 
-def drawn(path: Path, of: Callable[[freetier.Entry], str | None]) -> Counter[str | None]:
+def drawn(race: Race, of: Callable[[Entry], str | None]) -> Counter[str | None]:
     """Sats drawn, added up by `of`, once the books are proved."""
-    with freetier.open(path, policy=POLICY) as ledger:
+    with race.ledger(ANY) as ledger:
         assert ledger.verify().ok
         total: Counter[str | None] = Counter()
         for entry in ledger.journal():
@@ -33,134 +62,153 @@ def drawn(path: Path, of: Callable[[freetier.Entry], str | None]) -> Counter[str
         return +total
 
 
-def test_a_fresh_identitys_budget(path: Path) -> None:
-    """8 processes ask 30 of 50 sats for 300 new identities: each gets 50, and none more."""
-    race(
-        """
-with freetier.open(path, policy=FreeTierPolicy(budgets={"trusted": 50}, seed_sats=1_000_000),
-                   clock=noon) as ledger:
-    for number in range(300):
-        ledger.reserve(Request(f"job-{number}-{me}", f"id-{number}", "trusted", 30))
-""",
-        path,
-    )
-    assert drawn(path, lambda entry: entry.identity) == {f"id-{n}": 50 for n in range(300)}
+async def draw_for_everybody(identities: int, ledger: AsyncFreeTier, me: int) -> None:
+    for number in range(identities):
+        await ledger.reserve(Request(f"job-{number}-{me}", f"id-{number}", "trusted", 30))
 
 
-def test_one_request_from_everywhere(path: Path) -> None:
-    """8 processes with the same request at once get the equal grant, which was written once."""
-    answers = race(
-        """
-with freetier.open(path, policy=FreeTierPolicy(), clock=noon) as ledger:
-    for number in range(20):
-        print(ledger.reserve(Request(f"job-{number}", "ab", "trusted", 15)))
-""",
-        path,
-    )
-    assert len(set(answers)) == 1
-    with freetier.open(path, policy=POLICY) as ledger:
+def test_a_fresh_identitys_budget(race: Race) -> None:
+    """All ask 30 of 50 sats for the same new identities: each gets 50, and none more."""
+    identities = 2400 // race.writers
+    race.run(partial(draw_for_everybody, identities), FIFTY_EACH)
+    assert drawn(race, lambda entry: entry.identity) == {f"id-{n}": 50 for n in range(identities)}
+
+
+async def ask_the_same(ledger: AsyncFreeTier, _: int) -> list[Grant]:
+    requests = [Request(f"job-{number}", "ab", "trusted", 15) for number in range(20)]
+    return [await ledger.reserve(request) for request in requests]
+
+
+def test_one_request_from_everywhere(race: Race) -> None:
+    """All with the same request at once get the equal grant, which was written once."""
+    first, *others = race.run(ask_the_same, ANY)
+    assert others == [first] * len(others)
+    with race.ledger(ANY) as ledger:
         assert [entry.kind for entry in ledger.journal(after=1)] == [Kind.RESERVE] * 14
 
 
+async def give_and_ask(ledger: AsyncFreeTier, me: int) -> list[Grant]:
+    given = []
+    for number in range(100):
+        if me == 0 and number % 2 == 0:
+            await ledger.donate(f"gift-{number}", 1)
+        given.append(await ledger.reserve(Request(f"job-{number}", "ab", "elite", 1)))
+    return given
+
+
+def test_a_gate_against_a_draw(race: Race) -> None:
+    """All ask the same while sats trickle in: what some see gated, others drawn, ends as one."""
+    first, *others = race.run(give_and_ask, FreeTierPolicy(seed_sats=0), clock=None)
+    assert others == [first] * len(others)
+    drawn_for = [grant.request_id for grant in first if grant.decision.serve is Serve.FREE]
+    assert len(drawn_for) <= 50
+    with race.ledger(ANY) as ledger:
+        assert ledger.verify().ok
+        assert [entry.key for entry in ledger.journal() if entry.kind is Kind.RESERVE] == drawn_for
+        assert [ledger.grant(grant.request_id) for grant in first] == first
+
+
+async def draw_sevens(ledger: AsyncFreeTier, me: int) -> None:
+    for number in range(10):
+        await ledger.reserve(Request(f"job-{number}-{me}", f"id-{number}-{me}", "elite", 7))
+
+
 @pytest.mark.parametrize(
-    "settings",
+    "policy",
     [
-        "seed_sats=100",
-        "seed_sats=150, floor_sats=50",
-        "tier_ceilings={'elite': 100}",
-        "daily_release_sats=100",
+        FreeTierPolicy(seed_sats=100),
+        FreeTierPolicy(seed_sats=150, floor_sats=50),
+        FreeTierPolicy(tier_ceilings={"elite": 100}),
+        FreeTierPolicy(daily_release_sats=100),
     ],
+    ids=["pool", "floor", "ceiling", "release"],
 )
-def test_the_last_sats_of_all(path: Path, settings: str) -> None:
-    """8 processes that draw 7 at a time from 100 sats, for everybody, get 100 and no more."""
-    race(
-        f"""
-with freetier.open(path, policy=FreeTierPolicy({settings}), clock=noon) as ledger:
-    for number in range(10):
-        ledger.reserve(Request(f"job-{{number}}-{{me}}", f"id-{{number}}-{{me}}", "elite", 7))
-""",
-        path,
-    )
-    assert drawn(path, lambda _: None) == {None: 100}
+def test_the_last_sats_of_all(race: Race, policy: FreeTierPolicy) -> None:
+    """Writers that draw 7 at a time from 100 sats, for everybody, get 100 and no more."""
+    race.run(draw_sevens, policy)
+    assert drawn(race, lambda _: None) == {None: 100}
 
 
-def test_one_ending(path: Path) -> None:
-    """Of 8 processes that settle at different costs one wins; the others meet a Conflict."""
-    answers = race(
-        """
-with freetier.open(path, policy=FreeTierPolicy(), clock=noon) as ledger:
+async def settle_at_me(ledger: AsyncFreeTier, me: int) -> list[int]:
+    won = []
     for number in range(10):
-        ledger.reserve(Request(f"job-{number}", "ab", "trusted", 20))
+        await ledger.reserve(Request(f"job-{number}", "ab", "trusted", 20))
         try:
-            print(number, ledger.settle(f"job-{number}", me).actual_sats == me)
+            await ledger.settle(f"job-{number}", me)
         except Conflict:
-            pass
-""",
-        path,
-    )
-    settled = "".join(answers).splitlines()
-    assert sorted(settled) == [f"{number} True" for number in range(10)]
-    assert drawn(path, lambda _: None).total() < 10 * 8
+            continue
+        won.append(number)
+    return won
 
 
-def test_one_credit_a_payment(path: Path) -> None:
-    """The paid notification that reaches 8 processes is credited once, the remainder carried."""
-    answers = race(
-        """
-with freetier.open(path, policy=FreeTierPolicy(seed_sats=0), clock=noon) as ledger:
-    for number in range(20):
-        print(ledger.credit(f"hash-{number}", 9))
-""",
-        path,
-    )
-    assert len(set(answers)) == 1
-    with freetier.open(path, policy=POLICY) as ledger:
+def test_one_ending(race: Race) -> None:
+    """Of writers that settle at different costs one wins; the others meet a Conflict."""
+    won = race.run(settle_at_me, ANY)
+    assert sorted(number for numbers in won for number in numbers) == list(range(10))
+    with race.ledger(ANY) as ledger:
+        assert ledger.verify().ok
+        for me, numbers in enumerate(won):
+            for number in numbers:
+                settlement = ledger.grant(f"job-{number}").settlement
+                assert settlement is not None
+                assert settlement.actual_sats == me
+
+
+async def credit_nines(ledger: AsyncFreeTier, _: int) -> list[Credit]:
+    return [await ledger.credit(f"hash-{number}", 9) for number in range(20)]
+
+
+def test_one_credit_a_payment(race: Race) -> None:
+    """The paid notification that reaches all is credited once, the remainder carried."""
+    first, *others = race.run(credit_nines, FreeTierPolicy(seed_sats=0))
+    assert others == [first] * len(others)
+    with race.ledger(ANY) as ledger:
         assert ledger.verify().ok
         assert ledger.pool_status().balance_sats == 20 * 9 // 10
 
 
-def test_due_grants_are_swept_once(path: Path) -> None:
-    """8 processes that need the sats of 200 due grants, and sweep them, expire each once."""
-    with freetier.open(path, policy=FreeTierPolicy(seed_sats=200)) as ledger:
-        for number in range(200):
+def next_day() -> datetime:
+    return noon() + timedelta(days=1)
+
+
+async def need(sats: int, ledger: AsyncFreeTier, me: int) -> int:
+    grant = await ledger.reserve(Request(f"new-{me}", f"id-{me}", "elite", sats))
+    return grant.absorb_sats
+
+
+def test_due_grants_are_swept_once(race: Race) -> None:
+    """Writers that need the sats of 192 due grants, and sweep them, expire each once."""
+    with race.ledger(FreeTierPolicy(seed_sats=192)) as ledger:
+        for number in range(192):
             ledger.reserve(Request(f"old-{number}", f"id-{number}", "elite", 1))
-    race(
-        """
-later = lambda: datetime.now(UTC) + timedelta(days=1)
-with freetier.open(path, policy=FreeTierPolicy(), clock=later) as ledger:
-    assert ledger.reserve(Request(f"new-{me}", f"id-{me}", "elite", 25)).absorb_sats == 25
-""",
-        path,
-    )
-    with freetier.open(path, policy=POLICY) as ledger:
+    each = 192 // race.writers
+    assert race.run(partial(need, each), ANY, clock=next_day) == [each] * race.writers
+    with race.ledger(ANY) as ledger:
         assert ledger.verify().ok
         expired = [entry.key for entry in ledger.journal() if entry.kind is Kind.EXPIRE]
-    assert sorted(expired) == sorted(f"old-{number}" for number in range(200))
+    assert sorted(expired) == sorted(f"old-{number}" for number in range(192))
 
 
-def test_32_writers_all_get_through(path: Path) -> None:
-    """32 writing processes wait for each other, and none of them gives up."""
-    race(
-        """
-with freetier.open(path, policy=FreeTierPolicy(), clock=noon) as ledger:
+async def give_twenty(ledger: AsyncFreeTier, me: int) -> None:
     for number in range(20):
-        ledger.donate(f"gift-{number}-{me}", 1)
-""",
-        path,
-        processes=32,
-    )
-    with freetier.open(path, policy=POLICY) as ledger:
+        await ledger.donate(f"gift-{number}-{me}", 1)
+
+
+def test_all_writers_get_through(race: Race) -> None:
+    """Writers wait for each other, and none of them gives up."""
+    race.run(give_twenty, ANY)
+    with race.ledger(ANY) as ledger:
         assert ledger.verify().ok
-        assert ledger.pool_status().balance_sats == 10_000 + 32 * 20
+        assert ledger.pool_status().balance_sats == 10_000 + race.writers * 20
 
 
-def test_threads_of_one_ledger(path: Path) -> None:
+def test_threads_of_one_ledger(race: Race) -> None:
     """8 threads with one ledger race as processes do: each identity gets its 50, none more."""
-    with freetier.open(path, policy=POLICY) as ledger, ThreadPoolExecutor(8) as threads:
+    with race.ledger(FIFTY_EACH) as ledger, ThreadPoolExecutor(8) as threads:
         requests = [
             Request(f"job-{number}-{thread}", f"id-{number}", "trusted", 30)
             for number in range(25)
             for thread in range(8)
         ]
         list(threads.map(ledger.reserve, requests))
-    assert drawn(path, lambda entry: entry.identity) == {f"id-{n}": 50 for n in range(25)}
+    assert drawn(race, lambda entry: entry.identity) == {f"id-{n}": 50 for n in range(25)}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 import time
+from typing import Final
 
 from freetier.errors import FreeTierError, InvalidInput, OutcomeUnknown, StoreUnavailable
 
 _FIRST_PAUSE_S = 0.000_25
-_LONGEST_PAUSE_S = 0.010
+LOCKED_PAUSE_S: Final = 0.010
+"""The longest pause while others hold a lock: each of them has it for a few milliseconds."""
+AWAY_PAUSE_S: Final = 0.100
+"""The longest pause while a server may be away: to ask it more often would only burden it."""
 _LONGEST_TIMEOUT_S = 3600
 
 
@@ -26,9 +30,10 @@ class Patience:
     under its key; but once it is unknown, no later failure can say that nothing was written.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, longest_pause_s: float = LOCKED_PAUSE_S) -> None:
         self._deadline = time.monotonic() + timeout_s
         self._longest = _FIRST_PAUSE_S
+        self._at_most = longest_pause_s
         self._unknown: OutcomeUnknown | None = None
 
     def left_s(self) -> float:
@@ -39,12 +44,12 @@ class Patience:
         """The seconds to wait before the next try; raises `error` when there is none."""
         if isinstance(error, OutcomeUnknown):
             self._unknown = error
-        passes = isinstance(error, StoreUnavailable | OutcomeUnknown)
-        if not passes or not self.left_s():
-            raise self.last_word(error)
         pause = random.uniform(0, self._longest)  # noqa: S311 - jitter, not a secret
-        self._longest = min(self._longest * 2, _LONGEST_PAUSE_S)
-        return min(pause, self.left_s())
+        passes = isinstance(error, StoreUnavailable | OutcomeUnknown)
+        if not passes or pause >= self.left_s():
+            raise self.last_word(error)
+        self._longest = min(self._longest * 2, self._at_most)
+        return pause
 
     def last_word(self, error: FreeTierError) -> FreeTierError:
         """What to raise for `error`, after all that went before."""

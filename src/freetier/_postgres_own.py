@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
-from freetier.errors import InvalidInput
+from freetier.errors import InvalidInput, OutcomeUnknown
 
 DEADLINE_S: Final = 5.0
 """How long one call waits for a connection, for locks, and for a server that restarts."""
+GRACE_S: Final = 1.0
+"""How much longer it then waits for the answer of a server that may be gone."""
 CONNECTIONS: Final = 10
 """The most connections that one repository of the library's own opens."""
 _MOST_CONNECTIONS = 1000
 
+_WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
 _SCHEMES = ("postgresql://", "postgres://")
 
 
@@ -46,3 +50,17 @@ def session(timeout_s: float) -> str:
         " set_config('synchronous_commit', CASE current_setting('synchronous_commit')"
         " WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)"
     )
+
+
+def check_replicated(sources: Iterable[str | None]) -> None:
+    """Raise `OutcomeUnknown` if the server gave up its wait for a synchronous standby.
+
+    Somebody cancelled that wait. The server then answers as if all were well, and only a warning
+    tells that the standby may not have what was committed. `sources` are the server's functions
+    that warned. A second try waits for the standby again, even if it writes no entry.
+    """
+    if _WAIT_FOR_STANDBY in sources:
+        raise OutcomeUnknown(
+            "Postgres: the wait for the synchronous standby was cancelled; "
+            "the standby may not have what was written"
+        )

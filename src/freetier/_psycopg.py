@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg.types.numeric import Int8Dumper
+from psycopg.abc import PQGen
+from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.numeric import Int8Dumper, IntLoader
+from psycopg.types.string import TextLoader
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from freetier._postgres_errors import translated
-from freetier._postgres_own import session
+from freetier._postgres_own import GRACE_S, check_replicated, session
 from freetier.errors import ConfigError, FreeTierError, StoreUnavailable
 
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
+# Of a server that lets nobody in, libpq has no SQLSTATE to tell, only the server's words.
+_NOT_SET_UP = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|not permitted to log in"
+    r"|(role|database) .* does not exist|permission denied for database"
+)
+T = TypeVar("T")
+
+LONGEST_WAIT_S: Final = 0.5
+"""How long to wait for a connection before the pool is asked again, and tries again to connect."""
 
 
 class Ready:
@@ -34,15 +51,17 @@ class Ready:
             "prepare_threshold": None if self._through_pooler else 0,
         }
 
-    def configure(self, connection: Connection) -> None:
+    def configure(self, connection: OwnConnection) -> None:
         self._adapt(connection)
         if not self._through_pooler:
-            connection.execute(session(self.timeout_s).encode())
+            with asking(connection, self.timeout_s):
+                connection.execute(session(self.timeout_s).encode())
 
-    async def configure_async(self, connection: AsyncConnection) -> None:
+    async def configure_async(self, connection: AsyncOwnConnection) -> None:
         self._adapt(connection)
         if not self._through_pooler:
-            await connection.execute(session(self.timeout_s).encode())
+            with asking(connection, self.timeout_s):
+                await connection.execute(session(self.timeout_s).encode())
 
     def _adapt(self, connection: Connection | AsyncConnection) -> None:
         # By default each int is sent as the smallest type that holds it, and each mixture of
@@ -50,16 +69,95 @@ class Ready:
         connection.adapters.register_dumper(int, Int8Dumper)
 
 
+class OwnConnection(psycopg.Connection[Any]):
+    """A connection of the library's own: it waits for no answer beyond its deadline."""
+
+    deadline = math.inf
+
+    def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
+        return super().wait(_in_time(gen, self), *args, **kwargs)
+
+
+class AsyncOwnConnection(psycopg.AsyncConnection[Any]):
+    """`OwnConnection`, for async code."""
+
+    deadline = math.inf
+
+    async def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
+        return await super().wait(_in_time(gen, self), *args, **kwargs)
+
+
+def _in_time(steps: PQGen[T], connection: OwnConnection | AsyncOwnConnection) -> PQGen[T]:
+    """`steps`, as long as the server answers in time.
+
+    A connection whose server does not is closed, not cancelled: a cancel needs an answer too, and
+    what waits for a standby would be answered as if the standby had it.
+    """
+    try:
+        wanted = next(steps)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > connection.deadline:
+                connection.pgconn.finish()
+                raise psycopg.OperationalError("no answer in time")
+            wanted = steps.send(ready)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+@contextmanager
+def asking(connection: OwnConnection | AsyncOwnConnection, timeout_s: float) -> Iterator[None]:
+    """What is asked inside is answered in time; what is committed is where the server wants it.
+
+    Else it raises: `psycopg.OperationalError`, `OutcomeUnknown`.
+    """
+    sources: list[str | None] = []
+
+    def warned(warning: psycopg.errors.Diagnostic) -> None:
+        sources.append(warning.source_function)  # there is nothing to read in it afterwards
+
+    connection.add_notice_handler(warned)
+    connection.deadline = time.monotonic() + timeout_s + GRACE_S
+    try:
+        yield
+    finally:
+        connection.remove_notice_handler(warned)
+    check_replicated(sources)
+
+
+def read_plainly(adapters: AdaptersMap) -> None:
+    """Read numbers and text as they are, whatever a host has registered for its connection."""
+    adapters.register_loader("int8", IntLoader)
+    adapters.register_loader("text", TextLoader)
+
+
 def check_open(connection: Connection | AsyncConnection) -> None:
     if connection.closed:
         raise StoreUnavailable("Postgres: the connection is closed; nothing was written")
+
+
+def check_readable(url: str) -> None:
+    """Raise `ConfigError` for a URL that libpq cannot read."""
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError:  # not its cause: it may show the password
+        raise ConfigError(
+            "the URL of the database cannot be read: write special characters as %XX"
+        ) from None
+
+
+def not_let_in(error: psycopg.Error) -> FreeTierError:
+    if error.sqlstate is None and _NOT_SET_UP.search(str(error)):
+        return ConfigError(f"Postgres: {error}")
+    return from_psycopg(error, writes=False)
 
 
 def not_to_be_had(error: psycopg.Error) -> FreeTierError:
     if isinstance(error, PoolClosed):
         return ConfigError("the ledger was closed")
     if isinstance(error, PoolTimeout):
-        return StoreUnavailable(f"Postgres: no connection in time; nothing was written ({error})")
+        return StoreUnavailable("Postgres: no connection in time; nothing was written")
     return from_psycopg(error, writes=False)
 
 

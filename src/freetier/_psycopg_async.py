@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import psycopg
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from freetier._fork import ForkGuard
-from freetier._patience import Patience
+from freetier._patience import AWAY_PAUSE_S, Patience
+from freetier._psycopg import (
+    LONGEST_WAIT_S,
+    AsyncOwnConnection,
+    Ready,
+    asking,
+    check_open,
+    from_psycopg,
+    not_let_in,
+    not_to_be_had,
+    read_plainly,
+)
 from freetier._psycopg import AsyncConnection as Connection
-from freetier._psycopg import Ready, check_open, from_psycopg, not_to_be_had
 from freetier._sql import Query
 from freetier.errors import ConfigError, FreeTierError
 
@@ -54,7 +64,7 @@ class Own:
         self._url = url
         self._ready = ready
         self._connections = connections
-        self._pool: AsyncConnectionPool[Connection] | None = None
+        self._pool: AsyncConnectionPool[AsyncOwnConnection] | None = None
         self._fork = ForkGuard()
 
     async def open(self, migrate: Callable[[Connection], Awaitable[object]]) -> None:
@@ -67,13 +77,15 @@ class Own:
             async with first:
                 await migrate(first)
         except psycopg.Error as error:
-            raise from_psycopg(error, writes=False) from error
+            raise not_let_in(error) from error
         pool = AsyncConnectionPool(
             self._url,
+            connection_class=AsyncOwnConnection,
             kwargs=self._ready.settings(),
             min_size=1,
             max_size=self._connections,
             configure=self._ready.configure_async,
+            reconnect_timeout=0,  # a call that waits tries again, without the pool's long pauses
             open=False,
         )
         await pool.open()
@@ -81,26 +93,32 @@ class Own:
 
     async def fetch(self, text: str, query: Query[Any]) -> Rows:
         self._fork.check()
-        patience = Patience(self._ready.timeout_s)
+        patience = Patience(self._ready.timeout_s, AWAY_PAUSE_S)
         while True:
             try:
-                return await self._try(text, query, patience.left_s())
+                return await self._try(text, query, patience)
             except FreeTierError as error:
                 await asyncio.sleep(patience.pause(error))
 
     async def close(self) -> None:
         if self._pool is not None and not self._fork.forked():
-            await self._pool.close()
+            await asyncio.shield(self._pool.close())  # half closed, it would keep its connections
 
-    async def _try(self, text: str, query: Query[Any], timeout_s: float) -> Rows:
+    async def _try(self, text: str, query: Query[Any], patience: Patience) -> Rows:
         if self._pool is None:
             raise ConfigError("the ledger is not open: use `async with`, or await its `open`")
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        cancelled = task.cancelling()
         try:
-            connection = await self._pool.getconn(timeout_s)
+            connection = await self._pool.getconn(min(patience.left_s(), LONGEST_WAIT_S))
         except psycopg.Error as error:
             raise not_to_be_had(error) from error
         try:
-            return await _fetch(connection, text, query)
+            # Before Python 3.12 a task's cancellation is lost where a wait just gets what it wants.
+            if task.cancelling() > cancelled:
+                raise asyncio.CancelledError
+            with asking(connection, patience.left_s()):
+                return await _fetch(connection, text, query)
         except psycopg.Error as error:
             raise from_psycopg(error, writes=query.writes) from error
         finally:
@@ -112,5 +130,6 @@ async def _fetch(
 ) -> Rows:
     check_open(connection)
     async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
+        read_plainly(cursor.adapters)
         await cursor.execute(text.encode(), query.params, prepare=prepare)
         return await cursor.fetchall()

@@ -11,8 +11,17 @@ from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 
 from freetier._fork import ForkGuard
-from freetier._patience import Patience
-from freetier._psycopg import Connection, check_open, from_psycopg, not_to_be_had
+from freetier._patience import AWAY_PAUSE_S, Patience
+from freetier._psycopg import (
+    LONGEST_WAIT_S,
+    Connection,
+    OwnConnection,
+    asking,
+    check_open,
+    from_psycopg,
+    not_to_be_had,
+    read_plainly,
+)
 from freetier._sql import Query
 from freetier.errors import FreeTierError
 
@@ -44,17 +53,17 @@ class Hosts:
 class Own:
     """A pool of connections."""
 
-    def __init__(self, pool: ConnectionPool[Connection], timeout_s: float) -> None:
+    def __init__(self, pool: ConnectionPool[OwnConnection], timeout_s: float) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
         self._fork = ForkGuard()
 
     def fetch(self, text: str, query: Query[Any]) -> Rows:
         self._fork.check()
-        patience = Patience(self._timeout_s)
+        patience = Patience(self._timeout_s, AWAY_PAUSE_S)
         while True:
             try:
-                return self._try(text, query, patience.left_s())
+                return self._try(text, query, patience)
             except FreeTierError as error:
                 time.sleep(patience.pause(error))
 
@@ -62,13 +71,14 @@ class Own:
         if not self._fork.forked():
             self._pool.close()
 
-    def _try(self, text: str, query: Query[Any], timeout_s: float) -> Rows:
+    def _try(self, text: str, query: Query[Any], patience: Patience) -> Rows:
         try:
-            connection = self._pool.getconn(timeout_s)
+            connection = self._pool.getconn(min(patience.left_s(), LONGEST_WAIT_S))
         except psycopg.Error as error:
             raise not_to_be_had(error) from error
         try:
-            return _fetch(connection, text, query)
+            with asking(connection, patience.left_s()):
+                return _fetch(connection, text, query)
         except psycopg.Error as error:
             raise from_psycopg(error, writes=query.writes) from error
         finally:
@@ -81,4 +91,5 @@ def _fetch(
     check_open(connection)
     # Not connection.cursor(): a host's may give cursors and rows of another kind.
     with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
+        read_plainly(cursor.adapters)
         return cursor.execute(text.encode(), query.params, prepare=prepare).fetchall()

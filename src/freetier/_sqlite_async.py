@@ -31,11 +31,11 @@ class Worker(Generic[Store]):
         self._open_store = open_store
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="freetier")
         self._store: Store | None = None
+        self._closed = False
         self._fork = ForkGuard()
 
     async def open(self) -> None:
-        if self._store is None:
-            self._store = await self._in_thread(self._open_store)
+        await self._in_thread(self._open)
 
     async def hop(self, work: Callable[[Store], T]) -> T:
         store = self._store
@@ -44,11 +44,27 @@ class Worker(Generic[Store]):
         return await self._in_thread(lambda: work(store))
 
     async def close(self) -> None:
-        if self._store is not None and not self._fork.forked():
-            await self._in_thread(self._store.close)
+        if self._closed or self._fork.forked():
+            return
+        self._closed = True
+        closing = self._thread.submit(self._close)
+        self._thread.shutdown(wait=False)  # the thread ends after what it was given
+        await asyncio.shield(asyncio.wrap_future(closing))
+
+    # These two run in the thread, which ends what it began even if the task is cancelled: what was
+    # opened is known to whoever closes.
+    def _open(self) -> None:
+        if self._store is None:
+            self._store = self._open_store()
+
+    def _close(self) -> None:
+        if self._store is not None:
+            self._store.close()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         self._fork.check()  # a child has no such thread: it would wait for ever
+        if self._closed:
+            raise ConfigError("the ledger was closed")
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
@@ -74,6 +90,8 @@ class Hosts:
             return await self._execute(text, params)
 
     async def _execute(self, sql: str, params: Mapping[str, Any] | None = None) -> Rows:
+        if self._connection.text_factory is not str:
+            raise ConfigError("the connection's text_factory must be str")
         # The cursor is closed also when the task is cancelled: else it would keep its lock.
         async with self._connection.cursor() as cursor:
             cursor.row_factory = None  # a host's would give rows of another kind

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
@@ -12,9 +13,17 @@ import asyncpg
 from freetier import _postgres_schema
 from freetier._awaiting import AwaitingRepository
 from freetier._fork import ForkGuard
-from freetier._patience import Patience, check_timeout
+from freetier._patience import AWAY_PAUSE_S, Patience, check_timeout
 from freetier._postgres_errors import translated
-from freetier._postgres_own import CONNECTIONS, DEADLINE_S, checked_count, checked_url, session
+from freetier._postgres_own import (
+    CONNECTIONS,
+    DEADLINE_S,
+    GRACE_S,
+    check_replicated,
+    checked_count,
+    checked_url,
+    session,
+)
 from freetier._postgres_text import numbered, quoted
 from freetier._sql import Query
 from freetier.errors import ConfigError, FreeTierError, StoreUnavailable
@@ -139,7 +148,7 @@ class _Own:
         if self._pool is not None:
             return
         try:
-            first = await asyncpg.connect(self._url, timeout=max(self._timeout_s, 2))
+            first = await self._first()
             try:
                 await migrate(first)
             finally:
@@ -155,12 +164,24 @@ class _Own:
         except (*_ERRORS, TimeoutError) as error:
             raise _translated(error, writes=False) from error
 
+    async def _first(self) -> asyncpg.Connection:
+        try:
+            return await asyncpg.connect(
+                self._url,
+                timeout=max(self._timeout_s, 2),
+                statement_cache_size=0,  # what is named stays behind in a pooler's session
+            )
+        except ValueError:  # not its cause: it may show the password
+            raise ConfigError(
+                "the URL of the database cannot be read: write special characters as %XX"
+            ) from None
+
     async def fetch(self, text: str, arguments: Sequence[Any], *, writes: bool) -> Rows:
         self._fork.check()
-        patience = Patience(self._timeout_s)
+        patience = Patience(self._timeout_s, AWAY_PAUSE_S)
         while True:
             try:
-                return await self._try(text, arguments, patience.left_s(), writes=writes)
+                return await self._try(text, arguments, patience, writes=writes)
             except FreeTierError as error:
                 await asyncio.sleep(patience.pause(error))
 
@@ -170,22 +191,23 @@ class _Own:
             await self._pool.close()
 
     async def _try(
-        self, text: str, arguments: Sequence[Any], timeout_s: float, *, writes: bool
+        self, text: str, arguments: Sequence[Any], patience: Patience, *, writes: bool
     ) -> Rows:
         if self._closed:
             raise ConfigError("the ledger was closed")
         if self._pool is None:
             raise ConfigError("the ledger is not open: use `async with`, or await its `open`")
         try:
-            connection = await self._pool.acquire(timeout=timeout_s)
+            connection = await self._pool.acquire(timeout=patience.left_s())
         except (*_ERRORS, TimeoutError) as error:
             raise _translated(error, writes=False) from error
         try:
-            return await self._fetch(connection, text, arguments)
+            with _asking(connection, patience.left_s()):
+                return await self._fetch(connection, text, arguments)
         except _ERRORS as error:
             raise _translated(error, writes=writes) from error
         finally:
-            await asyncio.shield(self._pool.release(connection))
+            await _release(self._pool, connection)
 
     async def _fetch(
         self, connection: asyncpg.Connection, text: str, arguments: Sequence[Any]
@@ -201,6 +223,36 @@ class _Own:
 
     async def _init(self, connection: asyncpg.Connection) -> None:
         await connection.execute(session(self._timeout_s))
+
+
+async def _release(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None:
+    # It broke and was taken back meanwhile; or a cancelled statement did not end, and it is closed.
+    with suppress(asyncpg.InternalClientError, TimeoutError):
+        await pool.release(connection, timeout=GRACE_S)
+
+
+@contextmanager
+def _asking(connection: asyncpg.Connection, timeout_s: float) -> Iterator[None]:
+    """What is asked inside is answered in time; what is committed is where the server wants it.
+
+    A connection whose server does not answer is closed, not cancelled: a cancel needs an answer
+    too, and what waits for a standby would be answered as if the standby had it.
+    """
+    sources: list[str | None] = []
+
+    def warned(_: object, warning: Any) -> None:
+        sources.append(warning.server_source_function)
+
+    loop = asyncio.get_running_loop()
+    connection.add_log_listener(warned)
+    overdue = loop.call_later(timeout_s + GRACE_S, connection.terminate)
+    try:
+        yield
+    finally:
+        overdue.cancel()
+        with suppress(asyncpg.InterfaceError):  # it broke, and was taken back
+            connection.remove_log_listener(warned)
+    check_replicated(sources)
 
 
 async def _as_it_is(connection: asyncpg.Connection) -> None:

@@ -9,9 +9,10 @@ from importlib import import_module
 from importlib.resources import files
 from typing import Any
 
+from freetier._postgres_text import quoted
 from freetier.errors import InvalidInput
 
-DIALECTS = ("sqlite",)
+DIALECTS = ("sqlite", "postgres")
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
 # Which connections `migrate` takes, and the module of this package that knows each.
 _BLOCKING = {
@@ -37,16 +38,15 @@ def statements(dialect: str, schema: str | None = None, since: int = 0) -> list[
     """The single statements, in order, that take a database from version `since` to the latest.
 
     They hold no BEGIN and no COMMIT: run them one by one inside a transaction of your own (an
-    Alembic revision, an LNbits `mNNN_` function). `schema` is the name of a database schema to
-    put the tables in; SQLite has none. Raises `InvalidInput`.
+    Alembic revision, an LNbits `mNNN_` function). `schema` is the name of the database schema to
+    put the tables in, `public` if None; it must be there. SQLite has none. Raises `InvalidInput`.
     """
     scripts = _scripts(dialect)
-    if schema is not None:
-        raise InvalidInput("schema", schema, "None: SQLite has no schema names")
+    name = _in_text(dialect, schema)
     if type(since) is not int or not 0 <= since <= max(scripts):
         raise InvalidInput("since", since, f"a schema version from 0 to {max(scripts)}")
     return [
-        statement
+        statement.replace("{schema}", name)
         for version, script in scripts.items()
         if version > since
         for statement in split(script)
@@ -82,6 +82,18 @@ def _driver(connection: object, drivers: Mapping[str, str]) -> Any:
 def split(script: str) -> list[str]:
     """The statements of a script in which each ends with `;` before an empty line or the end."""
     return [part.strip() for part in _END.split(script) if part.strip()]
+
+
+def _in_text(dialect: str, schema: str | None) -> str:
+    """What stands for `{schema}` in a script."""
+    if dialect == "postgres":
+        name = quoted(schema)
+        if "$$" in name:
+            raise InvalidInput("schema", schema, "a name without $$, which ends a function's text")
+        return name
+    if schema is not None:
+        raise InvalidInput("schema", schema, "None: SQLite has no schema names")
+    return ""
 
 
 @cache

@@ -22,7 +22,15 @@ from freetier._blocking import BlockingRepository
 from freetier._patience import check_timeout
 from freetier._postgres_own import CONNECTIONS, DEADLINE_S, checked_count, checked_url
 from freetier._postgres_text import pyformat, quoted
-from freetier._psycopg import AsyncConnection, Connection, Ready, from_psycopg
+from freetier._psycopg import (
+    AsyncConnection,
+    Connection,
+    OwnConnection,
+    Ready,
+    check_readable,
+    from_psycopg,
+    not_let_in,
+)
 from freetier._sql import Query
 from freetier.steps import Steps, perform, perform_async
 
@@ -60,20 +68,23 @@ class PostgresRepository(BlockingRepository):
             self._connections = _psycopg_blocking.Hosts(database)
             return
         url = checked_url(database, "a psycopg.Connection")
+        check_readable(url)
         ready = Ready(check_timeout(timeout_s), through_pooler=through_pooler)
         pool = ConnectionPool(
             url,
+            connection_class=OwnConnection,
             kwargs=ready.settings(),
             min_size=1,
             max_size=checked_count(connections),
             configure=ready.configure,
+            reconnect_timeout=0,  # a call that waits tries again, without the pool's long pauses
             open=False,
         )
         try:
             with psycopg.connect(url, autocommit=True, connect_timeout=ready.whole_s()) as first:
                 migrate(first, schema)
         except psycopg.Error as error:
-            raise from_psycopg(error, writes=False) from error
+            raise not_let_in(error) from error
         pool.open()
         self._connections = _psycopg_blocking.Own(pool, timeout_s)
 
@@ -109,6 +120,7 @@ class AsyncPostgresRepository(AwaitingRepository):
             self._connections = _psycopg_async.Hosts(database)
             return
         url = checked_url(database, "a psycopg.AsyncConnection")
+        check_readable(url)
         ready = Ready(check_timeout(timeout_s), through_pooler=through_pooler)
         self._connections = _psycopg_async.Own(url, ready, checked_count(connections))
 
@@ -130,12 +142,13 @@ class AsyncPostgresRepository(AwaitingRepository):
 @contextmanager
 def reading(url: str) -> Iterator[Connection]:
     """A connection that cannot write, for reports; each statement has its own short snapshot."""
+    check_readable(checked_url(url, "nothing else"))
     try:
-        with psycopg.connect(checked_url(url, "nothing else"), autocommit=True) as connection:
+        with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("SET default_transaction_read_only = on")
             yield connection
     except psycopg.Error as error:
-        raise from_psycopg(error, writes=False) from error
+        raise not_let_in(error) from error
 
 
 def perform_on(connection: Connection, steps: Steps[T]) -> T:

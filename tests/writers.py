@@ -1,0 +1,106 @@
+"""Writers that race at one ledger: which database, through which door, in how many processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar, cast
+
+from attrs import frozen
+
+import freetier
+from freetier import AsyncFreeTier, FreeTier, FreeTierPolicy
+from freetier.asyncpg import AsyncpgRepository
+
+from .processes import at_once
+
+T = TypeVar("T")
+Clock = Callable[[], datetime] | None
+Writer = Callable[[AsyncFreeTier, int], Awaitable[T]]
+Door = Callable[..., AbstractAsyncContextManager[AsyncFreeTier]]
+
+
+def noon() -> datetime:
+    """A clock that stands still: no race runs into midnight."""
+    return datetime(2026, 1, 5, 12, tzinfo=UTC)
+
+
+@asynccontextmanager
+async def blocking(
+    url: str, policy: FreeTierPolicy, clock: Clock = None
+) -> AsyncIterator[AsyncFreeTier]:
+    """`freetier.open`: SQLite, or Postgres through psycopg."""
+    with freetier.open(url, policy, clock=clock) as ledger:
+        yield cast("AsyncFreeTier", _Awaitable(ledger))
+
+
+def awaited(
+    url: str, policy: FreeTierPolicy, clock: Clock = None, schema: str | None = None
+) -> AbstractAsyncContextManager[AsyncFreeTier]:
+    """`freetier.open_async`: the same, for async code."""
+    return freetier.open_async(url, policy, clock=clock, schema=schema)
+
+
+@asynccontextmanager
+async def asyncpg(
+    url: str, policy: FreeTierPolicy, clock: Clock = None, schema: str | None = None
+) -> AsyncIterator[AsyncFreeTier]:
+    """Postgres through asyncpg."""
+    async with AsyncpgRepository(url, schema=schema) as repository:
+        ledger = AsyncFreeTier(policy, repository, clock=clock)
+        await ledger.seed()
+        yield ledger
+
+
+class _Awaitable:
+    """A blocking ledger whose methods can be awaited, so that each writer is written once."""
+
+    def __init__(self, ledger: FreeTier) -> None:
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method = getattr(self._ledger, name)
+
+        async def call(*args: Any, **options: Any) -> Any:
+            return method(*args, **options)
+
+        return call
+
+
+@frozen
+class Race:
+    """So many processes, each with so many tasks, at the ledger of a URL."""
+
+    url: str
+    door: Door
+    processes: int
+    tasks: int
+
+    @property
+    def writers(self) -> int:
+        return self.processes * self.tasks
+
+    def run(self, write: Writer[T], policy: FreeTierPolicy, clock: Clock = noon) -> list[T]:
+        """What each writer gave: `write(ledger, me)`, with `me` from 0."""
+        work = partial(_in_process, self, write, policy, clock)
+        return [given for process in at_once(work, self.processes) for given in process]
+
+    def ledger(self, policy: FreeTierPolicy) -> FreeTier:
+        """The ledger, to prepare it or to look at it."""
+        return freetier.open(self.url, policy, clock=noon)
+
+
+def _in_process(
+    race: Race, write: Writer[T], policy: FreeTierPolicy, clock: Clock, me: int
+) -> list[T]:
+    async def writers() -> list[T]:
+        async with race.door(race.url, policy, clock) as ledger:
+            first = me * race.tasks
+            return await asyncio.gather(
+                *(write(ledger, number) for number in range(first, first + race.tasks))
+            )
+
+    return asyncio.run(writers())
