@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import psycopg
-from attrs import frozen as value
+from attrs import frozen
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.kept_folder import kept_folder
@@ -20,9 +20,10 @@ from tests.postgres_programs import run_as
 from tests.postgres_server import DEFAULTS, OwnServer, server
 
 PATIENCE_S = 30
+WAITING = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 
-@value
+@frozen
 class Pair:
     """A primary, and a standby that streams from it and can be read."""
 
@@ -44,7 +45,7 @@ class Pair:
 
     def catch_up(self) -> None:
         """Until the standby shows what the primary has now."""
-        [(there,)] = ask(self.primary, "SELECT pg_current_wal_insert_lsn()::text")
+        [(there,)] = ask(self.primary, "SELECT pg_current_wal_flush_lsn()::text")
         _wait_for(self.standby, f"SELECT pg_last_wal_replay_lsn() >= '{there}'")
 
     @contextmanager
@@ -58,6 +59,14 @@ class Pair:
         finally:
             with suppress(ProcessLookupError):  # the primary was lost
                 os.kill(sender, signal.SIGCONT)
+
+    def waits(self) -> bool:
+        """Whether somebody's commit waits for the standby."""
+        return ask(self.primary, f"SELECT {WAITING}") != []
+
+    def cancel_waits(self) -> None:
+        """Nobody's commit waits for the standby any more: as an operator may do it."""
+        ask(self.primary, f"SELECT pg_cancel_backend(pid) {WAITING}")
 
     def lose_primary(self) -> None:
         """All of its processes end at once, as when its machine goes."""
@@ -101,7 +110,7 @@ def _standby(primary: OwnServer) -> Iterator[OwnServer]:
 
 
 @contextmanager
-def frozen(server: OwnServer) -> Iterator[None]:
+def hanging(server: OwnServer) -> Iterator[None]:
     """Inside, the server does nothing, and no connection to it ends: as when its machine hangs."""
     os.kill(server.process, signal.SIGSTOP)
     processes = [*_children(server), server.process]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from freetier.testing.async_contract import Blocking, blocking
 from tests import writers
 from tests.postgres_server import database_name
 from tests.processes import at_once
-from tests.replication import Pair, ask, frozen, pair
+from tests.replication import Pair, hanging, pair
 
 pytestmark = pytest.mark.replication
 
@@ -98,26 +98,31 @@ def test_a_standby_that_does_not_answer(kept: Pair, dsn: str, driver: Driver) ->
         assert ledger.pool_status().reserved_sats == 5
 
 
+def cancelled_by_an_operator(ledger: Any, both: Pair) -> None:
+    """Reserve job one; the wait for the standby is cancelled on the server."""
+    with ThreadPoolExecutor(1) as thread:
+        call = thread.submit(ledger.reserve, job("one"))
+        while not call.done():
+            both.cancel_waits()
+    assert isinstance(call.exception(), OutcomeUnknown)
+
+
 @every_driver
 def test_a_wait_that_is_cancelled(kept: Pair, dsn: str, driver: Driver) -> None:
     """Who cancels the wait for the standby does not make the write acknowledged."""
-    waits = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-    with opened(driver, dsn, 2) as ledger, ThreadPoolExecutor(1) as thread:
+    with opened(driver, dsn, 2) as ledger:
         with kept.stalled():
-            call = thread.submit(ledger.reserve, job("one"))
-            while not call.done():
-                ask(kept.primary, f"SELECT pg_cancel_backend(pid) {waits}")
-            assert isinstance(call.exception(), OutcomeUnknown)
+            cancelled_by_an_operator(ledger, kept)
         assert ledger.reserve(job("one")).absorb_sats == 5
         assert ledger.pool_status().reserved_sats == 5
 
 
 @every_driver
 def test_a_server_that_hangs(kept: Pair, dsn: str, driver: Driver) -> None:
-    """A server that neither answers nor hangs up is given up; the same key then gets the truth."""
+    """A server that neither answers nor hangs up is given up in time, and asked again later."""
     with opened(driver, dsn) as ledger:
         ledger.reserve(job("before"))
-        with frozen(kept.primary), pytest.raises(StoreUnavailable):
+        with hanging(kept.primary), pytest.raises(StoreUnavailable):
             ledger.pool_status()
         assert ledger.reserve(job("after")).absorb_sats == 5
 
@@ -235,21 +240,42 @@ def test_an_asynchronous_standby_loses(lost: Pair) -> None:
         assert [entry.key for entry in ledger.journal(after=2)] == ["paid", "held"]
 
 
-def test_a_synchronous_standby_loses_what_was_cancelled(lost: Pair) -> None:
+def cancelled_with_its_task(ledger: Any, lost: Pair) -> None:
+    """Reserve job one in a task that is cancelled while it waits for the standby."""
+
+    async def start_and_cancel() -> None:
+        task = asyncio.create_task(ledger.target.reserve(job("one")))
+        while not lost.waits():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert task.cancelled()
+
+    ledger.wait(start_and_cancel())
+
+
+@pytest.mark.parametrize(
+    ("driver", "cancelled"),
+    [
+        (PostgresRepository, cancelled_by_an_operator),
+        (AsyncPostgresRepository, cancelled_with_its_task),
+        (AsyncpgRepository, cancelled_with_its_task),
+    ],
+)
+def test_what_was_cancelled_may_be_lost(
+    lost: Pair, driver: Driver, cancelled: Callable[[Any, Pair], None]
+) -> None:
     """A cancelled wait leaves an entry that the primary shows and the standby never had."""
     lost.make_synchronous()
-    waits = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-    with opened(PostgresRepository, lost.primary.dsn()) as ledger, ThreadPoolExecutor(1) as thread:
+    with opened(driver, lost.primary.dsn()) as ledger:
         ledger.seed()
         with lost.stalled():
-            call = thread.submit(ledger.reserve, job("one"))
-            while not call.done():
-                ask(lost.primary, f"SELECT pg_cancel_backend(pid) {waits}")
-            assert isinstance(call.exception(), OutcomeUnknown)
+            cancelled(ledger, lost)
             assert ledger.grant("one").absorb_sats == 5
             lost.lose_primary()
     lost.promote()
-    with opened(PostgresRepository, lost.standby.dsn()) as ledger:
+    with opened(driver, lost.standby.dsn()) as ledger:
         with pytest.raises(UnknownRequest):
             ledger.grant("one")
         assert ledger.verify().ok

@@ -39,15 +39,8 @@ def named(text: str, schema: str) -> str:
 
 
 @cache
-def pyformat(text: str, schema: str) -> str:
-    """The same with `%(name)s` for each parameter, as psycopg takes them."""
-    placed = _PARAMETER.sub(r"%(\1)s", _with_clock(text).replace("%", "%%"))
-    return _in_schema(placed, schema.replace("%", "%%"))
-
-
-@cache
 def numbered(text: str, schema: str) -> tuple[str, tuple[str, ...]]:
-    """The same with `$1`, `$2`, … as the server itself takes them, and which is which."""
+    """The same with `$1`, `$2`, … for the parameters, as the server takes them; which is which."""
     names = parameters(text)
     placed = _PARAMETER.sub(lambda name: f"${names.index(name[1]) + 1}", _with_clock(text))
     return _in_schema(placed, schema), names

@@ -7,12 +7,14 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import tuple_row
 from psycopg.types.numeric import Int8Dumper, IntLoader
 from psycopg.types.string import TextLoader
 from psycopg_pool import PoolClosed, PoolTimeout
@@ -28,6 +30,7 @@ _NOT_SET_UP = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|not permitted to log in"
     r"|(role|database) .* does not exist|permission denied for database"
 )
+Row = tuple[Any, ...]
 T = TypeVar("T")
 
 LONGEST_WAIT_S: Final = 0.5
@@ -74,6 +77,11 @@ class OwnConnection(psycopg.Connection[Any]):
 
     deadline = math.inf
 
+    @cached_property
+    def kept_cursor(self) -> psycopg.RawCursor[Row]:
+        """The cursor for every statement: to make one each costs as much as half a read."""
+        return psycopg.RawCursor(self, row_factory=tuple_row)
+
     def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
         return super().wait(_in_time(gen, self), *args, **kwargs)
 
@@ -82,6 +90,11 @@ class AsyncOwnConnection(psycopg.AsyncConnection[Any]):
     """`OwnConnection`, for async code."""
 
     deadline = math.inf
+
+    @cached_property
+    def kept_cursor(self) -> psycopg.AsyncRawCursor[Row]:
+        """The cursor for every statement."""
+        return psycopg.AsyncRawCursor(self, row_factory=tuple_row)
 
     async def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
         return await super().wait(_in_time(gen, self), *args, **kwargs)

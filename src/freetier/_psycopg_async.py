@@ -24,16 +24,16 @@ from freetier._psycopg import (
     read_plainly,
 )
 from freetier._psycopg import AsyncConnection as Connection
-from freetier._sql import Query
 from freetier.errors import ConfigError, FreeTierError
 
 Rows = Sequence[Sequence[Any]]
+Arguments = Sequence[int | str | None]
 
 
 class Connections(Protocol):
     async def open(self, migrate: Callable[[Connection], Awaitable[object]]) -> None: ...
 
-    async def fetch(self, text: str, query: Query[Any]) -> Rows: ...
+    async def fetch(self, text: str, arguments: Arguments, *, writes: bool) -> Rows: ...
 
     async def close(self) -> None: ...
 
@@ -47,11 +47,11 @@ class Hosts:
     async def open(self, migrate: Callable[[Connection], Awaitable[object]]) -> None:
         """Nothing: it is open."""
 
-    async def fetch(self, text: str, query: Query[Any]) -> Rows:
+    async def fetch(self, text: str, arguments: Arguments, *, writes: bool) -> Rows:
         try:
-            return await _fetch(self._connection, text, query, prepare=False)
+            return await _fetch(self._connection, text, arguments)
         except psycopg.Error as error:
-            raise from_psycopg(error, writes=query.writes) from error
+            raise from_psycopg(error, writes=writes) from error
 
     async def close(self) -> None:
         """Nothing: the connection is the host's."""
@@ -91,12 +91,12 @@ class Own:
         await pool.open()
         self._pool = pool
 
-    async def fetch(self, text: str, query: Query[Any]) -> Rows:
+    async def fetch(self, text: str, arguments: Arguments, *, writes: bool) -> Rows:
         self._fork.check()
         patience = Patience(self._ready.timeout_s, AWAY_PAUSE_S)
         while True:
             try:
-                return await self._try(text, query, patience)
+                return await self._try(text, arguments, patience, writes=writes)
             except FreeTierError as error:
                 await asyncio.sleep(patience.pause(error))
 
@@ -104,7 +104,9 @@ class Own:
         if self._pool is not None and not self._fork.forked():
             await asyncio.shield(self._pool.close())  # half closed, it would keep its connections
 
-    async def _try(self, text: str, query: Query[Any], patience: Patience) -> Rows:
+    async def _try(
+        self, text: str, arguments: Arguments, patience: Patience, *, writes: bool
+    ) -> Rows:
         if self._pool is None:
             raise ConfigError("the ledger is not open: use `async with`, or await its `open`")
         task = cast("asyncio.Task[Any]", asyncio.current_task())
@@ -118,18 +120,20 @@ class Own:
             if task.cancelling() > cancelled:
                 raise asyncio.CancelledError
             with asking(connection, patience.left_s()):
-                return await _fetch(connection, text, query)
+                check_open(connection)
+                cursor = connection.kept_cursor
+                await cursor.execute(text.encode(), arguments)
+                return await cursor.fetchall()
         except psycopg.Error as error:
-            raise from_psycopg(error, writes=query.writes) from error
+            raise from_psycopg(error, writes=writes) from error
         finally:
             await asyncio.shield(self._pool.putconn(connection))
 
 
-async def _fetch(
-    connection: Connection, text: str, query: Query[Any], *, prepare: bool | None = None
-) -> Rows:
+async def _fetch(connection: Connection, text: str, arguments: Arguments) -> Rows:
     check_open(connection)
-    async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
+    # Not connection.cursor(): a host's may give cursors and rows of another kind.
+    async with psycopg.AsyncRawCursor(connection, row_factory=tuple_row) as cursor:
         read_plainly(cursor.adapters)
-        await cursor.execute(text.encode(), query.params, prepare=prepare)
+        await cursor.execute(text.encode(), arguments, prepare=False)
         return await cursor.fetchall()

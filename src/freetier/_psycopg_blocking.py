@@ -22,14 +22,14 @@ from freetier._psycopg import (
     not_to_be_had,
     read_plainly,
 )
-from freetier._sql import Query
 from freetier.errors import FreeTierError
 
 Rows = Sequence[Sequence[Any]]
+Arguments = Sequence[int | str | None]
 
 
 class Connections(Protocol):
-    def fetch(self, text: str, query: Query[Any]) -> Rows: ...
+    def fetch(self, text: str, arguments: Arguments, *, writes: bool) -> Rows: ...
 
     def close(self) -> None: ...
 
@@ -40,11 +40,11 @@ class Hosts:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def fetch(self, text: str, query: Query[Any]) -> Rows:
+    def fetch(self, text: str, arguments: Arguments, *, writes: bool) -> Rows:
         try:
-            return _fetch(self._connection, text, query, prepare=False)
+            return _fetch(self._connection, text, arguments)
         except psycopg.Error as error:
-            raise from_psycopg(error, writes=query.writes) from error
+            raise from_psycopg(error, writes=writes) from error
 
     def close(self) -> None:
         """Nothing: the connection is the host's."""
@@ -58,12 +58,12 @@ class Own:
         self._timeout_s = timeout_s
         self._fork = ForkGuard()
 
-    def fetch(self, text: str, query: Query[Any]) -> Rows:
+    def fetch(self, text: str, arguments: Arguments, *, writes: bool) -> Rows:
         self._fork.check()
         patience = Patience(self._timeout_s, AWAY_PAUSE_S)
         while True:
             try:
-                return self._try(text, query, patience)
+                return self._try(text, arguments, patience, writes=writes)
             except FreeTierError as error:
                 time.sleep(patience.pause(error))
 
@@ -71,25 +71,25 @@ class Own:
         if not self._fork.forked():
             self._pool.close()
 
-    def _try(self, text: str, query: Query[Any], patience: Patience) -> Rows:
+    def _try(self, text: str, arguments: Arguments, patience: Patience, *, writes: bool) -> Rows:
         try:
             connection = self._pool.getconn(min(patience.left_s(), LONGEST_WAIT_S))
         except psycopg.Error as error:
             raise not_to_be_had(error) from error
         try:
             with asking(connection, patience.left_s()):
-                return _fetch(connection, text, query)
+                check_open(connection)
+                return connection.kept_cursor.execute(text.encode(), arguments).fetchall()
         except psycopg.Error as error:
-            raise from_psycopg(error, writes=query.writes) from error
+            raise from_psycopg(error, writes=writes) from error
         finally:
             self._pool.putconn(connection)
 
 
-def _fetch(
-    connection: Connection, text: str, query: Query[Any], *, prepare: bool | None = None
-) -> Rows:
+def _fetch(connection: Connection, text: str, arguments: Arguments) -> Rows:
     check_open(connection)
     # Not connection.cursor(): a host's may give cursors and rows of another kind.
-    with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
+    with psycopg.RawCursor(connection, row_factory=tuple_row) as cursor:
         read_plainly(cursor.adapters)
-        return cursor.execute(text.encode(), query.params, prepare=prepare).fetchall()
+        cursor.execute(text.encode(), arguments, prepare=False)
+        return cursor.fetchall()

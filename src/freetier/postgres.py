@@ -21,7 +21,7 @@ from freetier._awaiting import AwaitingRepository
 from freetier._blocking import BlockingRepository
 from freetier._patience import check_timeout
 from freetier._postgres_own import CONNECTIONS, DEADLINE_S, checked_count, checked_url
-from freetier._postgres_text import pyformat, quoted
+from freetier._postgres_text import numbered, quoted
 from freetier._psycopg import (
     AsyncConnection,
     Connection,
@@ -90,8 +90,9 @@ class PostgresRepository(BlockingRepository):
 
     def run(self, query: Query[T]) -> T:
         """Run one statement, atomic by itself, and read its rows."""
-        text = pyformat(query.text, self._schema)
-        return query.parse(self._connections.fetch(text, query))
+        text, names = numbered(query.text, self._schema)
+        arguments = [query.params[name] for name in names]
+        return query.parse(self._connections.fetch(text, arguments, writes=query.writes))
 
     def close(self) -> None:
         """Close the library's own connections; a host's stays open."""
@@ -131,8 +132,9 @@ class AsyncPostgresRepository(AwaitingRepository):
 
     async def run(self, query: Query[T]) -> T:
         """Run one statement, atomic by itself, and read its rows."""
-        text = pyformat(query.text, self._schema)
-        return query.parse(await self._connections.fetch(text, query))
+        text, names = numbered(query.text, self._schema)
+        arguments = [query.params[name] for name in names]
+        return query.parse(await self._connections.fetch(text, arguments, writes=query.writes))
 
     async def close(self) -> None:
         """Close the library's own connections; a host's stays open."""

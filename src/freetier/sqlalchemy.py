@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any, TypeVar
@@ -94,9 +94,27 @@ def migrate(connection: Connection, schema: str | None = None) -> int:
         result = connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
         return result.fetchall() if result.returns_rows else []
 
-    whole = connection.begin if _commits(connection) else connection.begin_nested
-    with dialect.translating(writes=True), whole():
+    with dialect.translating(writes=True), _whole(connection, execute):
         return perform(dialect.migrate(), execute)
+
+
+@contextmanager
+def _whole(connection: Connection, execute: Callable[[str], Rows]) -> Iterator[None]:
+    """A part of the host's transaction; a transaction, where each statement would be one."""
+    if _commits(connection):
+        with connection.begin():
+            yield
+    elif getattr(connection.connection.dbapi_connection, "autocommit", False) is not True:
+        with connection.begin_nested():
+            yield
+    else:
+        execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            execute("ROLLBACK")
+            raise
+        execute("COMMIT")
 
 
 async def migrate_async(connection: AsyncConnection, schema: str | None = None) -> int:

@@ -154,7 +154,9 @@ def _check_version() -> None:
 
 def _checked_aiosqlite(connection: Any) -> aiosqlite.Connection:
     """`connection`, if it is one; known by what it has, so that aiosqlite need not be there."""
-    if not all(hasattr(connection, name) for name in ("cursor", "isolation_level", "__aenter__")):
+    if not all(
+        hasattr(type(connection), name) for name in ("cursor", "isolation_level", "__aenter__")
+    ):
         raise InvalidInput("database", connection, "a path or an aiosqlite.Connection")
     checked: aiosqlite.Connection = connection
     return checked

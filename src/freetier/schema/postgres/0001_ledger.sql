@@ -120,16 +120,18 @@ CREATE TABLE {schema}.freetier_journal (
 CREATE UNIQUE INDEX freetier_journal_once ON {schema}.freetier_journal (pool, key, once);
 
 -- The guard. RETURN NULL undoes nothing, so it looks at everything first and writes last. It looks
--- with statements of its own, once it has the pool's row: what the INSERT itself read is from before
--- it waited. Each entry of one INSERT sees what those before it did.
+-- with statements of its own, once it has the pool's row: what the INSERT itself read may be from
+-- before it waited. Each entry of one INSERT sees what those before it did.
 --
 -- Locks come in one order: the pool's row, then the request id. A gate takes the request id alone,
 -- and so waits for nobody but those who answer the same request.
+-- Above READ COMMITTED an entry that was not the first since its transaction began to read is a
+-- serialization failure; but a gate and a draw of one request may not see each other there.
 --
 -- It runs with its owner's rights. So a role that may use the schema, read its tables and insert
 -- entries and gates can do all that the library does, and cannot move a sat in any other way. It
--- runs with a search_path of its own, in which nobody can put anything, and without scans: a plan
--- that was made for a short journal is kept when the journal is long.
+-- runs with a search_path of its own, so that nobody's objects stand in for those of Postgres, and
+-- without scans: a plan that was made for a short journal is kept when the journal is long.
 CREATE FUNCTION {schema}.freetier_journal_guard() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -147,8 +149,8 @@ DECLARE
   rest        BIGINT;
   due_us      BIGINT;
 BEGIN
-  -- 1. Right in itself: the figures that its kind has and no others, moving what its kind moves (the
-  -- table in docs/explanation/design.md). A figure that is missing makes a comparison NULL.
+  -- 1. Right in itself: the figures that its kind has and no others, moving what its kind moves
+  -- (the table in docs/explanation/design.md). A figure that is missing makes a comparison NULL.
   IF is_draw THEN
     -- It pays the whole price.
     NEW.once := 'draw';
