@@ -26,7 +26,8 @@ import psycopg
 from psycopg import sql
 from tests.postgres_server import server
 
-from freetier import FreeTier, FreeTierPolicy, Request
+from freetier import FreeTier, FreeTierPolicy, Request, _sql
+from freetier._postgres_text import numbered
 from freetier._psycopg_blocking import Own
 from freetier.postgres import PostgresRepository
 from freetier.repository import Draw
@@ -67,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         connection = _connection_of(small)
         connection.execute("CREATE TABLE one (id int PRIMARY KEY, n bigint) WITH (fillfactor=10)")
         connection.execute("INSERT INTO one VALUES (1, 0)")
+        cursor = psycopg.RawCursor(connection)
         subjects: dict[str, Callable[[], object]] = {
-            "update": lambda: connection.execute("UPDATE one SET n = n + 1 WHERE id = 1"),
+            "update": lambda: cursor.execute(b"UPDATE one SET n = n + 1 WHERE id = $1", (1,)),
             "statement": _statement(small),
             "reserve": _reserve(small),
             "reserve_large": _reserve(large),
@@ -116,19 +118,20 @@ def _connection_of(repository: PostgresRepository) -> psycopg.Connection[Any]:
 
 
 def _statement(repository: PostgresRepository) -> Callable[[], object]:
-    """The statement that records, alone."""
+    """The statement that records, alone, as the UPDATE is run: through a cursor of the driver."""
+    cursor = psycopg.RawCursor(_connection_of(repository))
     snapshot = repository.look("none", None).snapshot
+    request = Request("request", "id-statement", "elite", 1)
+    decision, caps = POLICY.decide(request, snapshot), POLICY.caps(request, snapshot.at)
+    expires_at = snapshot.at + timedelta(minutes=15)
+    query = _sql.draw(Draw(Kind.RESERVE, request, decision, caps, snapshot.at, expires_at))
+    text, names = numbered(query.text, repository._schema)
 
     def record() -> object:
-        request = Request(str(uuid4()), "id-statement", "elite", 1)
-        decision = POLICY.decide(request, snapshot)
-        caps = POLICY.caps(request, snapshot.at)
-        expires_at = snapshot.at + timedelta(minutes=15)
-        entry = repository.draw(
-            Draw(Kind.RESERVE, request, decision, caps, snapshot.at, expires_at)
-        )
-        assert entry is not None
-        return entry
+        params = {**query.params, "key": str(uuid4())}
+        rows = cursor.execute(text.encode(), [params[name] for name in names]).fetchall()
+        assert len(rows) == 1
+        return rows
 
     return record
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from freetier import journal
 from freetier.errors import IntegrityError, SchemaError
-from freetier.repository import Books, View
+from freetier.repository import Books, Draw, View
 from freetier.values import (
     EPOCH,
     Decision,
@@ -33,6 +33,19 @@ _EPOCH_DAY = EPOCH.date()
 _LIMITS: Mapping[str, str] = {limit.value: limit for limit in Limit}
 _AT_US = 10
 _NO_ENDING = (None,) * 11
+# The figures that no draw has.
+_BLANK: Mapping[str, Any] = dict.fromkeys(
+    (
+        "paid_sats",
+        "refund_sats",
+        "overrun_sats",
+        "uncovered_sats",
+        "credit_share_bp",
+        "credit_carry",
+        "sponsor",
+        "note",
+    )
+)
 
 
 def one(rows: Sequence[Row]) -> Row:
@@ -91,6 +104,42 @@ def entry(row: Row) -> Entry:
 
 def entry_or_none(rows: Sequence[Row]) -> Entry | None:
     return entry(rows[0]) if rows else None
+
+
+def drawn(draw: Draw, rows: Sequence[Row]) -> Entry | None:
+    """The entry of a draw: what was proposed, with what the database worked out."""
+    if not rows:
+        return None
+    seq, at_us, balance, reserved = rows[0]
+    decision, caps, held = draw.decision, draw.caps, draw.kind is Kind.RESERVE
+    absorb = decision.absorb_sats
+    return Entry(
+        **_BLANK,
+        seq=seq,
+        kind=draw.kind,
+        key=draw.request.request_id,
+        at=from_us(at_us),
+        identity=draw.request.identity,
+        tier=draw.request.tier,
+        day=_day(day_number(draw.at)),
+        price_sats=decision.price_sats,
+        absorb_sats=absorb,
+        charge_sats=decision.charge_sats,
+        budget_sats=caps.budget_sats,
+        tier_ceiling_sats=caps.tier_ceiling_sats,
+        release_sats=caps.release_sats,
+        floor_sats=caps.floor_sats,
+        pool_share_bp=caps.pool_share_bp,
+        bound_by=decision.bound_by,
+        rooms=decision.rooms,
+        resets_at=decision.resets_at,
+        expires_at=draw.expires_at,
+        balance_change=0 if held else -absorb,
+        reserved_change=absorb if held else 0,
+        used_change=absorb,
+        balance_sats=balance,
+        reserved_sats=reserved,
+    )
 
 
 def status(row: Row) -> PoolStatus:
