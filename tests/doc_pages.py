@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,7 +38,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 
 _FENCED = re.compile(r"^```(\w*) ?([\w.]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r"^\$ (.*\n(?:> .*\n)*)", re.MULTILINE)
-_CREATES = re.compile(r"^((?:CREATE|INSERT)[A-Z ]+\w+)", re.MULTILINE)
+_CREATES = re.compile(r"^((?:CREATE|INSERT|REVOKE)[A-Z ]+\w+)", re.MULTILINE)
 _CONSTANT = re.compile(r"[A-Z][A-Z_]*")
 _READS = re.compile(r"\bFROM\b")
 
@@ -132,7 +133,8 @@ def _play(page: Sequence[Block]) -> Iterator[tuple[Block, str]]:
             case "console":
                 yield block, _session(block)
             case "sql":
-                yield block, statements().get(block.title, "no such statement") + "\n"
+                known = statements("postgres" if "postgres" in block.page.name else "sqlite")
+                yield block, known.get(block.title, "no such statement") + "\n"
             case "sh":
                 lines = block.text.splitlines(keepends=True)
                 yield block, "".join(line for line in lines if line.strip() in read(CI))
@@ -141,26 +143,32 @@ def _play(page: Sequence[Block]) -> Iterator[tuple[Block, str]]:
     assert not printed, f"at the end this is printed, and not shown:\n{printed}"
 
 
-def statements() -> Mapping[str, str]:
-    """Every statement that the code can send to a database, by name."""
+@cache
+def statements(dialect: str) -> Mapping[str, str]:
+    """Every statement that the code can send to SQLite; of Postgres', the schema's; by name."""
+    found = _sent_to_sqlite() if dialect == "sqlite" else {}
+    for text in migrations.statements(dialect):
+        creates = _CREATES.search(text.replace('"public".', ""))
+        assert creates, text
+        found[creates[1]] = text
+    return found
+
+
+def _sent_to_sqlite() -> dict[str, str]:
     found = {
         name: text.strip()
         for name, text in vars(_sql).items()
         if _CONSTANT.fullmatch(name) and isinstance(text, str) and _READS.search(text)
     }
     package = Path(freetier.__file__).parent
-    for module in ("sqlite.py", "_sqlite_own.py", "_sqlite_schema.py"):
+    for module in ("sqlite.py", "_sqlite_own.py", "_sqlite_schema.py", "_sqlite_async.py"):
         for call in ast.walk(ast.parse(read(package / module))):
             if isinstance(call, ast.Call):
                 called = ast.unparse(call.func).rpartition(".")[2]
-                for argument in call.args if called in ("execute", "_rows") else ():
+                for argument in call.args if called in ("execute", "_execute", "_rows") else ():
                     if isinstance(argument, ast.Constant):
                         text = str(argument.value)
                         found[text.partition(" WHERE ")[0]] = text
-    for text in migrations.statements("sqlite"):
-        creates = _CREATES.search(text)
-        assert creates, text
-        found[creates[1]] = text
     return found
 
 

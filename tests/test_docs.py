@@ -173,11 +173,14 @@ def test_settings_table() -> None:
     assert all(f"`{name}`" in read(page) for name in settings.NOT_POLICY)
 
 
-def test_statements_page() -> None:
+@pytest.mark.parametrize(
+    ("page", "dialect"), [("statements.md", "sqlite"), ("statements-postgres.md", "postgres")]
+)
+def test_statements_page(page: str, dialect: str) -> None:
     """The page has every statement that the code can run, under its name, once, and no other."""
-    shown = [block for block in blocks(REFERENCE / "statements.md") if block.language == "sql"]
-    assert sorted(block.title for block in shown) == sorted(statements())
-    assert {block.title: block.text.strip() for block in shown} == statements()
+    shown = [block for block in blocks(REFERENCE / page) if block.language == "sql"]
+    assert sorted(block.title for block in shown) == sorted(statements(dialect))
+    assert {block.title: block.text.strip() for block in shown} == statements(dialect)
 
 
 def test_command_page(capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,10 +190,30 @@ class TestDrift:
                 "CREATE TRIGGER audit_log BEFORE INSERT ON freetier_journal"
                 " FOR EACH ROW EXECUTE FUNCTION freetier_journal_guard()",
             ),
+            (
+                "trigger freetier_journal_stays",
+                "CREATE OR REPLACE TRIGGER freetier_journal_stays BEFORE TRUNCATE"
+                " ON freetier_journal FOR EACH STATEMENT"
+                " EXECUTE FUNCTION freetier_stays('the journal is append-only')",
+            ),
+            (
+                "function freetier_journal_guard",
+                "ALTER FUNCTION freetier_journal_guard() SECURITY INVOKER",
+            ),
+            ("function freetier_gate_guard", "ALTER FUNCTION freetier_gate_guard() RESET ALL"),
+            ("unique index freetier_journal_once", "DROP INDEX freetier_journal_once"),
+            (
+                "unique index freetier_journal_pkey",
+                f"{JOURNAL} DROP CONSTRAINT freetier_journal_pkey",
+            ),
+            (
+                "rule lost",
+                "CREATE RULE lost AS ON INSERT TO freetier_journal DO INSTEAD NOTHING",
+            ),
         ],
     )
     def test_a_drifted_schema_is_named(self, postgres_dsn: str, named: str, statement: str) -> None:
-        """A function or a trigger that is changed, off, gone or new is a SchemaError."""
+        """What guards the journal and is changed, off, gone or new is a SchemaError."""
         serves(postgres_dsn)
         change(postgres_dsn, statement)
         with pytest.raises(SchemaError, match=named):

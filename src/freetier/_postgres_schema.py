@@ -16,9 +16,39 @@ from freetier._versions import expect, expect_no_drift
 from freetier.errors import ConfigError, SchemaError
 from freetier.steps import Steps, ask
 
-_FUNCTION = re.compile(r"CREATE FUNCTION [^\n]*?\.(freetier_\w+)\(\).*?AS \$\$(.*?)\$\$", re.DOTALL)
-_TRIGGER = re.compile(r"CREATE TRIGGER (freetier_\w+)")
-_CHECK = re.compile(r"CONSTRAINT (freetier_\w+)")
+# What the script creates, as the catalog tells of it: see `_ACTUAL`.
+_FUNCTION = re.compile(
+    r"CREATE FUNCTION [^\n]*?\.(freetier_\w+)\(\) RETURNS trigger\n(.*?)\nAS \$\$(.*?)\$\$",
+    re.DOTALL,
+)
+_SETTING = re.compile(r"^SET (\w+) = (.*)$", re.MULTILINE)
+_TRIGGER = re.compile(
+    r"CREATE TRIGGER (freetier_\w+) BEFORE ([A-Z ]+)\s+ON [^\n]*?\.(freetier_\w+)\s+"
+    r"FOR EACH (\w+)\s+EXECUTE FUNCTION [^\n]*?\.(freetier_\w+)\("
+)
+_UNIQUE = re.compile(r"CREATE UNIQUE INDEX (freetier_\w+)")
+_TABLE = re.compile(r"CREATE TABLE [^\n]*?\.(freetier_\w+)")
+_BEFORE, _ROW = 2, 1
+_EVENTS = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
+
+_ACTUAL = """
+SELECT 'function ' || proname,
+  concat_ws(' ', prosecdef::text, array_to_string(proconfig, ' '), prosrc)
+FROM pg_proc WHERE pronamespace = {oid} AND proname LIKE 'freetier\\_%'
+UNION ALL
+SELECT 'trigger ' || t.tgname, concat_ws(' ', c.relname, t.tgtype, t.tgenabled, f.proname)
+FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS f ON f.oid = t.tgfoid
+WHERE c.relnamespace = {oid} AND c.relname LIKE 'freetier\\_%' AND NOT t.tgisinternal
+UNION ALL
+SELECT 'unique index ' || c.relname, (i.indisunique AND i.indisvalid)::text
+FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_class AS o ON o.oid = i.indrelid
+WHERE o.relnamespace = {oid} AND o.relname LIKE 'freetier\\_%' AND i.indisunique
+UNION ALL
+SELECT 'rule ' || r.rulename, c.relname
+FROM pg_rewrite AS r JOIN pg_class AS c ON c.oid = r.ev_class
+WHERE c.relnamespace = {oid} AND c.relname LIKE 'freetier\\_%' AND c.relkind IN ('r', 'p')
+"""
 
 
 def migrate(schema: str | None) -> Steps[int]:
@@ -45,25 +75,16 @@ def migrate(schema: str | None) -> Steps[int]:
 def check(schema: str | None) -> Steps[int]:
     """The schema's version. Raises `SchemaError` unless it is the one this code is written for.
 
-    Looked at are the guard's functions, its triggers and the named checks.
+    Looked at are the guard's functions and their rights, its triggers, unique indexes and rules.
     """
     found = yield from version(schema)
     expect(found, migrations.latest("postgres"))
-    rows = yield from _rows(
-        "SELECT 'function ' || proname, prosrc FROM pg_proc"
-        f" WHERE pronamespace = {_oid(schema)} AND proname LIKE 'freetier\\_%'"
-        " UNION ALL SELECT 'trigger ' || t.tgname, t.tgenabled::text"
-        " FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid"
-        f" WHERE c.relnamespace = {_oid(schema)} AND c.relname LIKE 'freetier\\_%'"
-        " AND NOT t.tgisinternal"
-        " UNION ALL SELECT 'check ' || conname, convalidated::text FROM pg_constraint"
-        f" WHERE connamespace = {_oid(schema)} AND contype = 'c'"
-        " AND conname LIKE 'freetier\\_%'"
-    )
+    rows = yield from _rows(_ACTUAL.replace("{oid}", _oid(schema)))
     actual, expected = {str(name): str(text) for name, text in rows}, _expected(schema)
-    drifted = [name for name in expected if actual.get(name) != expected[name]]
-    added = [name for name in actual if name not in expected and not name.startswith("check ")]
-    expect_no_drift(found, sorted(drifted + added))
+    drifted = [
+        name for name in actual.keys() | expected.keys() if actual.get(name) != expected.get(name)
+    ]
+    expect_no_drift(found, sorted(drifted))
     return found
 
 
@@ -84,10 +105,17 @@ def version(schema: str | None) -> Steps[int]:
 
 def _expected(schema: str | None) -> dict[str, str]:
     script = "\n".join(migrations.statements("postgres", schema))
-    functions = {f"function {name}": body for name, body in _FUNCTION.findall(script)}
-    triggers = {f"trigger {name}": "O" for name in _TRIGGER.findall(script)}
-    checks = {f"check {name}": "true" for name in _CHECK.findall(script)}
-    return functions | triggers | checks
+    expected = {}
+    for name, head, body in _FUNCTION.findall(script):
+        definer = "true" if "SECURITY DEFINER" in head else "false"
+        settings = [f"{setting}={value}" for setting, value in _SETTING.findall(head)]
+        expected[f"function {name}"] = " ".join([definer, *settings, body])
+    for name, events, table, each, function in _TRIGGER.findall(script):
+        kind = _BEFORE + sum(_EVENTS[event] for event in events.split(" OR "))
+        kind += _ROW if each == "ROW" else 0
+        expected[f"trigger {name}"] = f"{table} {kind} O {function}"
+    indexes = _UNIQUE.findall(script) + [f"{table}_pkey" for table in _TABLE.findall(script)]
+    return expected | {f"unique index {name}": "true" for name in indexes}
 
 
 def _name(schema: str | None) -> str:

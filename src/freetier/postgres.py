@@ -30,6 +30,7 @@ from freetier._psycopg import (
     check_readable,
     from_psycopg,
     not_let_in,
+    read_plainly,
 )
 from freetier._sql import Query
 from freetier.steps import Steps, perform, perform_async
@@ -158,6 +159,7 @@ def perform_on(connection: Connection, steps: Steps[T]) -> T:
 
     def execute(sql: str) -> Rows:
         with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
+            read_plainly(cursor.adapters)
             cursor.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
 
@@ -178,6 +180,7 @@ async def migrate_async(connection: AsyncConnection, schema: str | None = None) 
 
     async def execute(sql: str) -> Rows:
         async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
+            read_plainly(cursor.adapters)
             await cursor.execute(sql.encode())
             return await cursor.fetchall() if cursor.description else []
 

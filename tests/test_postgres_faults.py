@@ -1,0 +1,251 @@
+"""Postgres under load and under attack: what is retried, and that nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import count
+from time import sleep
+from typing import TypeVar
+
+import psycopg
+import pytest
+
+from freetier import FreeTier, FreeTierError, Kind, OutcomeUnknown, StoreUnavailable
+from freetier._patience import Patience
+from freetier.postgres import PostgresRepository
+
+from .drivers import POLICY, Driver, every_driver, job, opened
+from .postgres_server import OwnServer, Stop, database_name, server
+
+T = TypeVar("T")
+Connection = psycopg.Connection[tuple[object, ...]]
+
+PATIENT_S = 60
+"""Longer than any restart takes."""
+
+
+@pytest.fixture
+def retried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was tried again, and why."""
+    causes: list[str] = []
+    pause = Patience.pause
+
+    def counted(self: Patience, error: FreeTierError) -> float:
+        seconds = pause(self, error)
+        causes.append(str(error))
+        return seconds
+
+    monkeypatch.setattr(Patience, "pause", counted)
+    return causes
+
+
+@pytest.fixture
+def other(postgres_dsn: str) -> Iterator[Connection]:
+    """Somebody else's connection, in a transaction from its first statement on."""
+    with closing(psycopg.connect(postgres_dsn)) as connection:
+        yield connection
+
+
+def wait_for(connection: Connection, waits: str) -> None:
+    """Until a back-end of the same database waits for this kind of lock."""
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = %s"
+    while connection.execute(waiting, [waits]).fetchone() is None:
+        pass
+
+
+HOLD = "SELECT FROM freetier_pool FOR UPDATE"
+
+
+@every_driver
+def test_a_lock_that_is_held(postgres_dsn: str, other: Connection, driver: Driver) -> None:
+    """A call ends at its deadline, while somebody still has the lock; then calls work again."""
+    with opened(driver, postgres_dsn, timeout_s=0.2) as ledger:
+        other.execute(HOLD)
+        with pytest.raises(StoreUnavailable):
+            ledger.reserve(job("job"))
+        other.rollback()
+        assert ledger.reserve(job("job")).absorb_sats == 5
+        assert len(list(ledger.journal(after=1))) == 1
+
+
+@every_driver
+def test_a_deadlock(
+    postgres_dsn: str, other: Connection, driver: Driver, retried: list[str]
+) -> None:
+    """The library's call is the victim, tries again, and writes its entry once."""
+    name = database_name(postgres_dsn)
+    other.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '10ms'".encode())
+    other.commit()
+    with opened(driver, postgres_dsn) as ledger, ThreadPoolExecutor(1) as thread:
+        ledger.reserve(job("before"))
+        other.execute("SET deadlock_timeout = '1min'")  # who looks first is the victim
+        # In the wrong order: what the guard takes last, then what it takes first.
+        other.execute("LOCK TABLE freetier_usage IN EXCLUSIVE MODE")
+        call = thread.submit(ledger.reserve, job("job"))
+        wait_for(other, "relation")
+        other.execute(HOLD)
+        other.commit()
+        assert call.result().absorb_sats == 5
+        assert len(retried) == 1
+        assert "40P01" in retried[0]
+        assert [entry.key for entry in ledger.journal(after=1)] == ["before", "job"]
+
+
+@every_driver
+def test_a_serialization_failure(
+    postgres_dsn: str, other: Connection, driver: Driver, retried: list[str]
+) -> None:
+    """Where a host's default is REPEATABLE READ, a call that meets another's commit tries again."""
+    name = database_name(postgres_dsn)
+    isolation = "default_transaction_isolation = 'repeatable read'"
+    other.execute(f"ALTER DATABASE {name} SET {isolation}".encode())
+    other.commit()
+    # On its own sessions the library sets READ COMMITTED; through a pooler it sets nothing.
+    with (
+        opened(driver, postgres_dsn, through_pooler=True) as ledger,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        FreeTier(POLICY, PostgresRepository(other)).donate("gift", 1)
+        call = thread.submit(ledger.reserve, job("job"))
+        wait_for(other, "transactionid")
+        other.commit()
+        assert call.result().absorb_sats == 5
+        assert len(retried) == 1
+        assert "40001" in retried[0]
+        assert [entry.key for entry in ledger.journal(after=1)] == ["gift", "job"]
+
+
+def tried(ask: Callable[[], T]) -> T:
+    """The answer of a host that asks until it has one."""
+    while True:
+        try:
+            return ask()
+        except (StoreUnavailable, OutcomeUnknown):
+            continue
+
+
+class Load:
+    """Hosts that reserve, settle and donate without end, and what they were answered."""
+
+    def __init__(self, ledger: FreeTier) -> None:
+        self._ledger = ledger
+        self._stop = threading.Event()
+        self.acknowledged: dict[tuple[Kind, str], int] = {}
+
+    @contextmanager
+    def running(self, hosts: int = 6) -> Iterator[None]:
+        with ThreadPoolExecutor(hosts) as threads:
+            work = [threads.submit(self._work, host) for host in range(hosts)]
+            try:
+                yield
+            finally:
+                self._stop.set()
+            for done in work:
+                done.result()
+
+    def _work(self, host: int) -> None:
+        for number in count():
+            if self._stop.is_set():
+                return
+            self._serve(f"{number}-of-{host}", number % 7)
+
+    def _serve(self, key: str, cost_sats: int) -> None:
+        grant = tried(lambda: self._ledger.reserve(job(key)))
+        self.acknowledged[Kind.RESERVE, key] = grant.absorb_sats
+        settlement = tried(lambda: self._ledger.settle(key, cost_sats))
+        self.acknowledged[Kind.SETTLE, key] = settlement.absorbed_sats
+        gift = tried(lambda: self._ledger.donate(key, 1))
+        self.acknowledged[Kind.DONATION, key] = gift.balance_change
+
+    def check(self) -> None:
+        """What was answered is in the journal, once, and nothing else is."""
+        entries = list(self._ledger.journal(after=1))
+        written = {
+            (entry.kind, entry.key): (
+                entry.balance_change if entry.absorb_sats is None else entry.absorb_sats
+            )
+            for entry in entries
+        }
+        assert len(written) == len(entries)
+        assert written == self.acknowledged
+        assert self._ledger.verify().ok
+
+
+def kill_one(connection: Connection, chance: random.Random) -> bool:
+    """End a random back-end of the same database; whether there was one."""
+    others = connection.execute(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    ).fetchall()
+    if not others:
+        return False
+    victim = chance.choice(others)
+    return connection.execute("SELECT pg_terminate_backend(%s)", victim).fetchone() == (True,)
+
+
+@every_driver
+def test_back_ends_that_are_killed(
+    postgres_dsn: str, other: Connection, driver: Driver, retried: list[str]
+) -> None:
+    """50 back-ends die under load: nothing acknowledged is lost, nothing is written twice."""
+    chance = random.Random(1)
+    other.autocommit = True
+    with opened(driver, postgres_dsn) as ledger:
+        load = Load(ledger)
+        with load.running():
+            killed = 0
+            while killed < 50:
+                written = len(load.acknowledged)
+                killed += kill_one(other, chance)
+                while len(load.acknowledged) < written + 5:
+                    sleep(0.001)
+        load.check()
+    assert retried
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[OwnServer]:
+    """A server that the tests may restart."""
+    with server() as own:
+        yield own
+
+
+@every_driver
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_restart(own: OwnServer, driver: Driver, mode: Stop, retried: list[str]) -> None:
+    """Callers wait for a server that restarts under load: none fails, nothing is lost or doubled.
+
+    After an immediate stop it recovers, as after a crash.
+    """
+    with opened(driver, own.create(), timeout_s=PATIENT_S) as ledger:
+        load = Load(ledger)
+        with load.running():
+            for _ in range(2):
+                written = len(load.acknowledged)
+                own.restart(mode)
+                while len(load.acknowledged) < written + 50:
+                    sleep(0.001)
+        load.check()
+    assert retried
+
+
+@every_driver
+def test_the_connection_limit(own: OwnServer, driver: Driver) -> None:
+    """Where the server gives one connection, 8 callers share it, and all are served."""
+    dsn = own.create()
+    with opened(driver, dsn):
+        pass
+    role, name = f"freetier_{driver.__name__.lower()}", database_name(dsn)
+    with psycopg.connect(dsn) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 1".encode())
+        connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}".encode())
+    limited = own.dsn(name, role)
+    with opened(driver, limited, timeout_s=PATIENT_S) as ledger, ThreadPoolExecutor(8) as threads:
+        grants = list(threads.map(lambda n: ledger.reserve(job(f"job-{n}")), range(100)))
+        assert [grant.absorb_sats for grant in grants] == [5] * 100
+        with pytest.raises(StoreUnavailable), opened(driver, limited):
+            pass
