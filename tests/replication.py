@@ -62,7 +62,7 @@ class Pair:
 
     def waits(self) -> bool:
         """Whether somebody's commit waits for the standby."""
-        return ask(self.primary, f"SELECT {WAITING}") != []
+        return ask(self.primary, f"SELECT 1 {WAITING}") != []
 
     def cancel_waits(self) -> None:
         """Nobody's commit waits for the standby any more: as an operator may do it."""

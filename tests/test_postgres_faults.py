@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import count
 from time import sleep
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import psycopg
 import pytest
@@ -17,9 +17,12 @@ import pytest
 from freetier import FreeTier, FreeTierError, Kind, OutcomeUnknown, StoreUnavailable
 from freetier._patience import Patience
 from freetier.postgres import PostgresRepository
+from freetier.testing.async_contract import Opening, blocking
 
 from .drivers import POLICY, Driver, every_driver, job, opened
+from .kept_folder import kept_folder
 from .postgres_server import OwnServer, Stop, database_name, server
+from .reply_cutter import cutter
 
 T = TypeVar("T")
 Connection = psycopg.Connection[tuple[object, ...]]
@@ -175,11 +178,12 @@ class Load:
         assert self._ledger.verify().ok
 
 
-def kill_one(connection: Connection, chance: random.Random) -> bool:
-    """End a random back-end of the same database; whether there was one."""
+def kill_one(connection: Connection, database: str, chance: random.Random) -> bool:
+    """End a random back-end of the database; whether there was one."""
     others = connection.execute(
-        "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-        " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        "SELECT pid FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+        " AND backend_type = 'client backend'",
+        [database],
     ).fetchall()
     if not others:
         return False
@@ -200,7 +204,7 @@ def test_back_ends_that_are_killed(
             killed = 0
             while killed < 50:
                 written = len(load.acknowledged)
-                killed += kill_one(other, chance)
+                killed += kill_one(other, database_name(postgres_dsn), chance)
                 while len(load.acknowledged) < written + 5:
                     sleep(0.001)
         load.check()
@@ -249,3 +253,41 @@ def test_the_connection_limit(own: OwnServer, driver: Driver) -> None:
         assert [grant.absorb_sats for grant in grants] == [5] * 100
         with pytest.raises(StoreUnavailable), opened(driver, limited):
             pass
+
+
+@every_driver
+def test_replies_that_are_lost(postgres_dsn: str, driver: Driver) -> None:
+    """The reply to every write is lost: each is asked for again, and written once."""
+    with opened(driver, postgres_dsn):
+        pass
+    with (
+        kept_folder("/tmp") as folder,
+        blocking(cast("Opening", cutter(postgres_dsn, folder))) as relay,
+        opened(driver, relay.target.dsn) as ledger,
+    ):
+        load = Load(ledger)
+        with load.running():
+            while relay.target.lost < 70:
+                sleep(0.001)
+        load.check()
+        assert relay.target.lost == len(load.acknowledged)
+
+
+@pytest.mark.slow
+@every_driver
+def test_a_long_outage(own: OwnServer, driver: Driver) -> None:
+    """A call that waits gets through soon after the server is back, however long it was away."""
+    dsn = own.create()
+    name = database_name(dsn)
+    with (
+        opened(driver, dsn, timeout_s=6.5) as ledger,
+        psycopg.connect(own.dsn(), autocommit=True) as operator,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        operator.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        while kill_one(operator, name, random.Random(1)):
+            pass
+        call = thread.submit(ledger.reserve, job("job"))
+        sleep(3.5)
+        operator.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+        assert call.result().absorb_sats == 5

@@ -245,7 +245,7 @@ def cancelled_with_its_task(ledger: Any, lost: Pair) -> None:
 
     async def start_and_cancel() -> None:
         task = asyncio.create_task(ledger.target.reserve(job("one")))
-        while not lost.waits():
+        while not lost.waits() and not task.done():
             await asyncio.sleep(0.001)
         task.cancel()
         with suppress(asyncio.CancelledError):
