@@ -1,8 +1,8 @@
 """A real LNbits on loopback with one extension, on SQLite or Postgres, and a pretended Lightning.
 
-LNbits is installed once, into a venv of its own, in the folder that `FREETIER_TEST_LNBITS_VENV` names
-or in the user's cache. freetier is not installed there but read from this checkout. What LNbits
-writes is in a folder of the test's, and it ends when the test does, however the test ends.
+LNbits is installed once, into a venv of its own, in the folder that `FREETIER_TEST_LNBITS_VENV`
+names or in the user's cache. freetier is not installed there but read from this checkout. What
+LNbits writes is in a folder of the test's, and it ends when the test does, however the test ends.
 """
 
 from __future__ import annotations
