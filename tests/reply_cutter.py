@@ -22,6 +22,9 @@ class Cutter:
         self.dsn = f"postgresql:///{to['dbname']}?host={quote(str(folder))}&user={to['user']}"
         self.lost = 0
         """How many replies it lost."""
+        self.lets_in = True
+        """Whether clients get through; not after a lost reply, where `goes_away` says so."""
+        self.goes_away = False
         self._server = f"{to['host']}/.s.PGSQL.{to['port']}"
         self._served: list[asyncio.Future[None]] = []
 
@@ -29,6 +32,14 @@ class Cutter:
         """Serve one client until one end hangs up, or a reply is lost: then both are hung up on."""
         served = asyncio.get_running_loop().create_future()
         self._served.append(served)
+        if self.lets_in:
+            await self._between(ours, client)
+        client.close()
+        with suppress(ConnectionError):
+            await client.wait_closed()
+        served.set_result(None)
+
+    async def _between(self, ours: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         theirs, server = await asyncio.open_unix_connection(self._server)
         ways = [
             asyncio.create_task(self._pass(ours, server)),
@@ -37,11 +48,9 @@ class Cutter:
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         for way in ways:
             way.cancel()
-        for end in (client, server):
-            end.close()
-            with suppress(ConnectionError):
-                await end.wait_closed()
-        served.set_result(None)
+        server.close()
+        with suppress(ConnectionError):
+            await server.wait_closed()
 
     async def drained(self) -> None:
         """Wait for the clients that are hanging up."""
@@ -52,6 +61,7 @@ class Cutter:
             while data := await source.read(65536):
                 if WRITTEN in data:
                     self.lost += 1
+                    self.lets_in = not self.goes_away
                     return
                 target.write(data)
                 await target.drain()

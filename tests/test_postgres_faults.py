@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import count
 from time import sleep
-from typing import TypeVar, cast
+from typing import cast
 
 import psycopg
 import pytest
@@ -24,7 +24,6 @@ from .kept_folder import kept_folder
 from .postgres_server import OwnServer, Stop, database_name, server
 from .reply_cutter import cutter
 
-T = TypeVar("T")
 Connection = psycopg.Connection[tuple[object, ...]]
 
 PATIENT_S = 60
@@ -122,15 +121,6 @@ def test_a_serialization_failure(
         assert [entry.key for entry in ledger.journal(after=1)] == ["gift", "job"]
 
 
-def tried(ask: Callable[[], T]) -> T:
-    """The answer of a host that asks until it has one."""
-    while True:
-        try:
-            return ask()
-        except (StoreUnavailable, OutcomeUnknown):
-            continue
-
-
 class Load:
     """Hosts that reserve, settle and donate without end, and what they were answered."""
 
@@ -157,11 +147,11 @@ class Load:
             self._serve(f"{number}-of-{host}", number % 7)
 
     def _serve(self, key: str, cost_sats: int) -> None:
-        grant = tried(lambda: self._ledger.reserve(job(key)))
+        grant = self._ledger.reserve(job(key))
         self.acknowledged[Kind.RESERVE, key] = grant.absorb_sats
-        settlement = tried(lambda: self._ledger.settle(key, cost_sats))
+        settlement = self._ledger.settle(key, cost_sats)
         self.acknowledged[Kind.SETTLE, key] = settlement.absorbed_sats
-        gift = tried(lambda: self._ledger.donate(key, 1))
+        gift = self._ledger.donate(key, 1)
         self.acknowledged[Kind.DONATION, key] = gift.balance_change
 
     def check(self) -> None:
@@ -198,7 +188,7 @@ def test_back_ends_that_are_killed(
     """50 back-ends die under load: nothing acknowledged is lost, nothing is written twice."""
     chance = random.Random(1)
     other.autocommit = True
-    with opened(driver, postgres_dsn) as ledger:
+    with opened(driver, postgres_dsn, timeout_s=PATIENT_S) as ledger:
         load = Load(ledger)
         with load.running():
             killed = 0
@@ -263,7 +253,7 @@ def test_replies_that_are_lost(postgres_dsn: str, driver: Driver) -> None:
     with (
         kept_folder("/tmp") as folder,
         blocking(cast("Opening", cutter(postgres_dsn, folder))) as relay,
-        opened(driver, relay.target.dsn) as ledger,
+        opened(driver, relay.target.dsn, timeout_s=PATIENT_S) as ledger,
     ):
         load = Load(ledger)
         with load.running():
@@ -271,6 +261,26 @@ def test_replies_that_are_lost(postgres_dsn: str, driver: Driver) -> None:
                 sleep(0.001)
         load.check()
         assert relay.target.lost == len(load.acknowledged)
+
+
+@every_driver
+def test_an_outcome_that_stays_unknown(postgres_dsn: str, driver: Driver) -> None:
+    """Nobody says that nothing was written, once a reply is lost; the same key tells the truth."""
+    with opened(driver, postgres_dsn):
+        pass
+    with (
+        kept_folder("/tmp") as folder,
+        blocking(cast("Opening", cutter(postgres_dsn, folder))) as relay,
+        opened(driver, relay.target.dsn, timeout_s=0.5) as ledger,
+    ):
+        relay.target.goes_away = True
+        with pytest.raises(OutcomeUnknown):
+            ledger.reserve(job("job"))
+        with pytest.raises(StoreUnavailable):
+            ledger.reserve(job("other"))
+        relay.target.lets_in = True
+        assert ledger.reserve(job("job")).absorb_sats == 5
+        assert [entry.key for entry in ledger.journal(after=1)] == ["job"]
 
 
 @pytest.mark.slow

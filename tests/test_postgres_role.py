@@ -213,3 +213,22 @@ def test_nothing_of_its_own_stands_in_for_the_guards(
     for key, noted in (("new", False), ("gated", False), ("held", False), ("another", True)):
         assert insert(writer, gate | {"key": key}, "public.freetier_gate") == noted
     assert proved(owner).entries == 15
+
+
+@pytest.mark.parametrize("ahead", ["20 minutes", "1000 years"])
+def test_the_role_does_not_move_the_clock(
+    owner: Connection, writer: Connection, ahead: str
+) -> None:
+    """An entry from the future is refused: time would never come back, and grants would expire."""
+    entry = (
+        "INSERT INTO freetier_journal (pool, seq, kind, key, at_us, balance_change,"
+        " reserved_change, used_change, balance_sats, reserved_sats)"
+        " SELECT 'main', 0, 'donation', %s, CAST(extract(epoch FROM now() + CAST(%s AS interval))"
+        " * 1000000 AS BIGINT), 1, 0, 0, 0, 0"
+    )
+    before = dump(owner)
+    with pytest.raises(psycopg.errors.CheckViolation, match="future"):
+        writer.execute(entry, ("soon", ahead))
+    writer.rollback()
+    assert dump(owner) == before
+    writer.execute(entry, ("now", "0 minutes"))

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,7 @@ ANY = FreeTierPolicy()
 
 RACES: dict[str, tuple[Door, int, int]] = {
     "sqlite-8": (blocking, 8, 1),
+    "sqlite-32": (blocking, 32, 1),
     "sqlite-async-2x16": (awaited, 2, 16),
     "psycopg-8": (blocking, 8, 1),
     "psycopg-32": (blocking, 32, 1),
@@ -41,8 +43,16 @@ RACES: dict[str, tuple[Door, int, int]] = {
 """Which door, how many processes, how many tasks in each. Every process has connections of its
 own: one, or, for many tasks, up to 10."""
 
+OF_32 = ("sqlite-32", "psycopg-32", "asyncpg-32")
+with_32 = pytest.mark.parametrize("race", RACES, indirect=True)
+"""For a race that is run with 32 processes every day, not only where slow tests are."""
 
-@pytest.fixture(params=RACES)
+
+def slow_with_32(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow) if name in OF_32 else name
+
+
+@pytest.fixture(params=[slow_with_32(name) for name in RACES])
 def race(request: pytest.FixtureRequest, tmp_path: Path) -> Race:
     """Writers at a ledger that nobody has made yet."""
     name: str = request.param
@@ -67,6 +77,7 @@ async def draw_for_everybody(identities: int, ledger: AsyncFreeTier, me: int) ->
         await ledger.reserve(Request(f"job-{number}-{me}", f"id-{number}", "trusted", 30))
 
 
+@with_32
 def test_a_fresh_identitys_budget(race: Race) -> None:
     """All ask 30 of 50 sats for the same new identities: each gets 50, and none more."""
     identities = 2400 // race.writers
@@ -87,9 +98,9 @@ def test_one_request_from_everywhere(race: Race) -> None:
         assert [entry.kind for entry in ledger.journal(after=1)] == [Kind.RESERVE] * 14
 
 
-async def give_and_ask(ledger: AsyncFreeTier, me: int) -> list[Grant]:
+async def give_and_ask(requests: int, ledger: AsyncFreeTier, me: int) -> list[Grant]:
     given = []
-    for number in range(100):
+    for number in range(requests):
         if me == 0 and number % 2 == 0:
             await ledger.donate(f"gift-{number}", 1)
         given.append(await ledger.reserve(Request(f"job-{number}", "ab", "elite", 1)))
@@ -98,10 +109,12 @@ async def give_and_ask(ledger: AsyncFreeTier, me: int) -> list[Grant]:
 
 def test_a_gate_against_a_draw(race: Race) -> None:
     """All ask the same while sats trickle in: what some see gated, others drawn, ends as one."""
-    first, *others = race.run(give_and_ask, FreeTierPolicy(seed_sats=0), clock=None)
+    requests = 960 // race.writers
+    write = partial(give_and_ask, requests)
+    first, *others = race.run(write, FreeTierPolicy(seed_sats=0), clock=None)
     assert others == [first] * len(others)
     drawn_for = [grant.request_id for grant in first if grant.decision.serve is Serve.FREE]
-    assert len(drawn_for) <= 50
+    assert len(drawn_for) <= requests / 2
     with race.ledger(ANY) as ledger:
         assert ledger.verify().ok
         assert [entry.key for entry in ledger.journal() if entry.kind is Kind.RESERVE] == drawn_for
@@ -189,17 +202,18 @@ def test_due_grants_are_swept_once(race: Race) -> None:
     assert sorted(expired) == sorted(f"old-{number}" for number in range(192))
 
 
-async def give_twenty(ledger: AsyncFreeTier, me: int) -> None:
-    for number in range(20):
+async def give(gifts: int, ledger: AsyncFreeTier, me: int) -> None:
+    for number in range(gifts):
         await ledger.donate(f"gift-{number}-{me}", 1)
 
 
+@with_32
 def test_all_writers_get_through(race: Race) -> None:
     """Writers wait for each other, and none of them gives up."""
-    race.run(give_twenty, ANY)
+    race.run(partial(give, 160 // race.writers), ANY)
     with race.ledger(ANY) as ledger:
         assert ledger.verify().ok
-        assert ledger.pool_status().balance_sats == 10_000 + race.writers * 20
+        assert ledger.pool_status().balance_sats == 10_000 + 160
 
 
 def test_threads_of_one_ledger(race: Race) -> None:

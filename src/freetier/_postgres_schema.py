@@ -57,6 +57,7 @@ def migrate(schema: str | None) -> Steps[int]:
     Whoever else migrates waits for the end of that transaction. Raises `SchemaError`, and
     `ConfigError` for a database that cannot keep every id.
     """
+    quoted(schema)  # refuses what is no name
     wanted = migrations.latest("postgres")
     if (yield from version(schema)) != wanted:
         ((encoding,),) = yield from _rows("SHOW server_encoding")

@@ -96,7 +96,8 @@ async def migrate_async(connection: asyncpg.Connection, schema: str | None = Non
     """See `freetier.migrations.migrate_async`."""
     try:
         async with connection.transaction():
-            return await perform_async(_postgres_schema.migrate(schema), connection.fetch)
+            execute = partial(_fetch_unnamed, connection, arguments=())
+            return await perform_async(_postgres_schema.migrate(schema), execute)
     except _ERRORS as error:
         raise _translated(error, writes=True) from error
 

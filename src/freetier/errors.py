@@ -7,7 +7,11 @@ Call the operator: `StoreReadOnly`, `StoreFull`. Stop writing: `IntegrityError`.
 
 from __future__ import annotations
 
+import re
+
 _SHOWN = 60
+_LOOKED_AT = 4096  # a value may be of any length
+_WHO = re.compile(r"(:/+)\S*@")
 
 
 class FreeTierError(Exception):
@@ -63,12 +67,21 @@ class IntegrityError(FreeTierError):
     """The books do not add up. Stop writing and run `verify`; no balance is ever clamped."""
 
 
+def without_password(text: str) -> str:
+    """`text` as it may be shown: of a URL, who it is for and the password are left out."""
+    return _WHO.sub(r"\1…@", text)
+
+
 def shown(value: object) -> str:
-    """`value` as an error message shows it: its repr, cut to 60 characters, and its type if odd."""
+    """`value` as an error message shows it: its repr, cut to 60 characters, and its type if odd.
+
+    Of a URL, who it is for and the password are left out.
+    """
     try:
-        text = repr(value[: _SHOWN * 2] if isinstance(value, str | bytes) else value)
+        text = repr(value[:_LOOKED_AT] if isinstance(value, str | bytes) else value)
     except Exception:
         text = "a value that cannot be shown"
+    text = without_password(text)
     if len(text) > _SHOWN:
         text = text[:_SHOWN] + "…"
     return text if value is None or type(value) is str else f"{text} ({type(value).__name__})"

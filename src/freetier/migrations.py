@@ -24,6 +24,7 @@ _ASYNC = {
     "aiosqlite.Connection": "sqlite",
     "psycopg.AsyncConnection": "postgres",
     "asyncpg.Connection": "asyncpg",
+    "asyncpg.PoolConnectionProxy": "asyncpg",
     "sqlalchemy.AsyncConnection": "sqlalchemy",
 }
 _END = re.compile(r";[ \t]*\n(?=[ \t]*(?:\n|\Z))")
@@ -87,19 +88,20 @@ def split(script: str) -> list[str]:
 def _in_text(dialect: str, schema: str | None) -> str:
     """What stands for `{schema}` in a script."""
     if dialect == "postgres":
-        name = quoted(schema)
-        if "$$" in name:
-            raise InvalidInput("schema", schema, "a name without $$, which ends a function's text")
-        return name
+        return quoted(schema)
     if schema is not None:
         raise InvalidInput("schema", schema, "None: SQLite has no schema names")
     return ""
 
 
-@cache
 def _scripts(dialect: str) -> dict[int, str]:
     if dialect not in DIALECTS:
         raise InvalidInput("dialect", dialect, f"one of {', '.join(DIALECTS)}")
+    return _read(dialect)
+
+
+@cache
+def _read(dialect: str) -> dict[int, str]:
     folder = files("freetier") / "schema" / dialect
     found = {
         int(match[1]): file.read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Generator
 from datetime import datetime
 from importlib import import_module
@@ -19,6 +20,8 @@ from freetier.service import AsyncFreeTier, FreeTier
 _SQLITE = "sqlite:///"
 _MEMORY = "memory:"
 _POSTGRES = ("postgresql://", "postgres://")
+# What is meant for Postgres and would else be the name of a file.
+_LIKE_POSTGRES = re.compile(r"(?i)postgres(ql)?:|\w+=\S* +\w+=")
 
 
 def open(
@@ -137,6 +140,8 @@ def _file(url: str | os.PathLike[str]) -> str | os.PathLike[str]:
         raise InvalidInput("url", url, "a path or a URL")
     if url.startswith(_SQLITE) and ("?" in url or "#" in url):
         raise InvalidInput("url", url, "a URL without parameters")
+    if _LIKE_POSTGRES.match(url):
+        raise InvalidInput("url", url, "a path, sqlite:///… or, for Postgres, postgresql://…")
     path = sqlite_path(url)
     if path is None:
         scheme = url.partition("://")[0]

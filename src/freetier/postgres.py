@@ -160,7 +160,7 @@ def perform_on(connection: Connection, steps: Steps[T]) -> T:
     def execute(sql: str) -> Rows:
         with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
             read_plainly(cursor.adapters)
-            cursor.execute(sql.encode())
+            cursor.execute(sql.encode(), prepare=False)
             return cursor.fetchall() if cursor.description else []
 
     return perform(steps, execute)
@@ -181,7 +181,7 @@ async def migrate_async(connection: AsyncConnection, schema: str | None = None) 
     async def execute(sql: str) -> Rows:
         async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
             read_plainly(cursor.adapters)
-            await cursor.execute(sql.encode())
+            await cursor.execute(sql.encode(), prepare=False)
             return await cursor.fetchall() if cursor.description else []
 
     try:

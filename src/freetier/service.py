@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
+from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Self, TypeVar
 
 from freetier.audit import Report
+from freetier.errors import InvalidInput
 from freetier.operations import Listing, OnUnavailable, Operations
 from freetier.policy import FreeTierPolicy
 from freetier.repository import AsyncRepository, Repository
@@ -45,6 +47,8 @@ class FreeTier:
         on_unavailable: OnUnavailable = "raise",
     ) -> None:
         self._operations = Operations(policy, repository, clock, on_unavailable)
+        if iscoroutinefunction(repository.look):
+            raise InvalidInput("repository", repository, "a blocking repository")
         self.repository = repository
 
     @property
@@ -186,6 +190,8 @@ class AsyncFreeTier:
         on_unavailable: OnUnavailable = "raise",
     ) -> None:
         self._operations = Operations(policy, repository, clock, on_unavailable)
+        if not iscoroutinefunction(repository.look):
+            raise InvalidInput("repository", repository, "an async repository")
         self.repository = repository
 
     @property
@@ -258,6 +264,11 @@ class AsyncFreeTier:
         await self.repository.close()
 
     async def __aenter__(self) -> Self:
+        try:
+            await self.repository.open()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(

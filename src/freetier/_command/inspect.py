@@ -23,6 +23,7 @@ from freetier._command.views import (
     report_lines,
     report_record,
 )
+from freetier.errors import without_password
 from freetier.opening import is_postgres
 from freetier.policy import FreeTierPolicy
 from freetier.settings import SETTINGS
@@ -119,6 +120,7 @@ def settings_in_force(
         (SCHEMA_VARIABLE, "schema", None),
     ):
         value = environ.get(variable, default)
+        value = None if value is None else without_password(value)
         yield SettingInForce(variable, name, value, _source(variable, environ))
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from freetier._command.look import Look, at_postgres, at_sqlite
-from freetier.errors import ConfigError
+from freetier.errors import ConfigError, without_password
 from freetier.opening import is_postgres, sqlite_path
 from freetier.opening import open as open_ledger
 from freetier.policy import FreeTierPolicy
@@ -64,10 +64,13 @@ def looking(arguments: Namespace) -> Iterator[Look]:
         with at_postgres(url, arguments.schema) as look:
             yield look
     else:
-        raise ConfigError(f"{url}: nothing to look at; name a path or a postgresql URL")
+        raise ConfigError(
+            f"{without_password(url)}: nothing to look at; name a path or a postgresql URL"
+        )
 
 
 def _nowhere(place: str) -> ConfigError:
+    place = without_password(place)
     return ConfigError(
         f"there is no ledger at {place!r}: name another with --db or FREETIER_DB, "
         "or make one with `freetier run` or `freetier donate`"

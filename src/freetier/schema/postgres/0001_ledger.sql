@@ -211,11 +211,17 @@ BEGIN
         NEW.expires_at_us) IS NULL
       AND coalesce(NEW.identity, NEW.tier, NEW.bound_by, NEW.rooms) IS NULL;
   END IF;
-  -- No time is beyond the year 9999.
+  -- No time is beyond the year 8999, so that what follows from one still has a date.
   IF (is_right AND length(NEW.key) BETWEEN 1 AND 256
-    AND NEW.at_us BETWEEN 0 AND 253402300799999999) IS NOT TRUE
+    AND NEW.at_us BETWEEN 0 AND 221845391999999999) IS NOT TRUE
   THEN
     RAISE check_violation USING MESSAGE = concat('freetier: no ', NEW.kind, ' has such figures');
+  END IF;
+  -- Time does not come back, so only the owner's own sessions may be ahead of the server's clock.
+  IF NEW.at_us > extract(epoch FROM clock_timestamp()) * 1000000 + 60000000
+    AND NOT pg_has_role(session_user, current_user, 'USAGE')
+  THEN
+    RAISE check_violation USING MESSAGE = 'freetier: an entry of the future';
   END IF;
   -- 2. Next in line, not back in time, meeting the totals before it.
   SELECT * INTO p FROM {schema}.freetier_pool AS l WHERE l.pool = NEW.pool FOR UPDATE;

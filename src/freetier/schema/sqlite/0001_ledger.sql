@@ -132,9 +132,9 @@ CREATE TABLE freetier_journal (
     AND coalesce(length(identity) BETWEEN 1 AND 256 AND instr(identity, char(0)) = 0, 1)
     AND coalesce(length(tier) BETWEEN 1 AND 256 AND instr(tier, char(0)) = 0, 1)
     AND (kind <> 'seed' OR key = 'seed')),
-  -- Times end with the year 9999.
+  -- Times end with the year 8999, so that what follows from one still has a date.
   CONSTRAINT freetier_bounds CHECK (
-    at_us BETWEEN 0 AND 253402300799999999
+    at_us BETWEEN 0 AND 221845391999999999
     AND coalesce(resets_at_us BETWEEN 0 AND 253402300799999999, 1)
     AND coalesce(expires_at_us BETWEEN at_us + 1 AND 253402300799999999, 1)
     AND coalesce(price_sats BETWEEN 1 AND 2100000000000000, 1)
