@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import count
 from time import sleep
@@ -28,6 +28,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 PATIENT_S = 60
 """Longer than any restart takes."""
+HOSTS = 6
 
 
 @pytest.fixture
@@ -127,18 +128,26 @@ class Load:
     def __init__(self, ledger: FreeTier) -> None:
         self._ledger = ledger
         self._stop = threading.Event()
+        self._hosts: list[Future[None]] = []
         self.acknowledged: dict[tuple[Kind, str], int] = {}
 
     @contextmanager
-    def running(self, hosts: int = 6) -> Iterator[None]:
-        with ThreadPoolExecutor(hosts) as threads:
-            work = [threads.submit(self._work, host) for host in range(hosts)]
+    def running(self) -> Iterator[None]:
+        """Run them, until the block ends; what goes wrong with one is raised."""
+        with ThreadPoolExecutor(HOSTS) as threads:
+            self._hosts = [threads.submit(self._work, host) for host in range(HOSTS)]
             try:
                 yield
             finally:
                 self._stop.set()
-            for done in work:
-                done.result()
+                for host in self._hosts:
+                    host.result()
+
+    def advance(self, answers: int) -> None:
+        """Wait for so many more answers."""
+        wanted = len(self.acknowledged) + answers
+        while len(self.acknowledged) < wanted and not any(host.done() for host in self._hosts):
+            sleep(0.001)
 
     def _work(self, host: int) -> None:
         for number in count():
@@ -193,10 +202,8 @@ def test_back_ends_that_are_killed(
         with load.running():
             killed = 0
             while killed < 50:
-                written = len(load.acknowledged)
                 killed += kill_one(other, database_name(postgres_dsn), chance)
-                while len(load.acknowledged) < written + 5:
-                    sleep(0.001)
+                load.advance(5)
         load.check()
     assert retried
 
@@ -219,10 +226,8 @@ def test_a_restart(own: OwnServer, driver: Driver, mode: Stop, retried: list[str
         load = Load(ledger)
         with load.running():
             for _ in range(2):
-                written = len(load.acknowledged)
                 own.restart(mode)
-                while len(load.acknowledged) < written + 50:
-                    sleep(0.001)
+                load.advance(50)
         load.check()
     assert retried
 
@@ -257,10 +262,9 @@ def test_replies_that_are_lost(postgres_dsn: str, driver: Driver) -> None:
     ):
         load = Load(ledger)
         with load.running():
-            while relay.target.lost < 70:
-                sleep(0.001)
+            load.advance(70)
         load.check()
-        assert relay.target.lost == len(load.acknowledged)
+        assert relay.target.lost == len(load.acknowledged) >= 70
 
 
 @every_driver
@@ -271,7 +275,7 @@ def test_an_outcome_that_stays_unknown(postgres_dsn: str, driver: Driver) -> Non
     with (
         kept_folder("/tmp") as folder,
         blocking(cast("Opening", cutter(postgres_dsn, folder))) as relay,
-        opened(driver, relay.target.dsn, timeout_s=0.5) as ledger,
+        opened(driver, relay.target.dsn, timeout_s=0.5, connections=1) as ledger,
     ):
         relay.target.goes_away = True
         with pytest.raises(OutcomeUnknown):
