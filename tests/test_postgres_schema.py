@@ -13,8 +13,17 @@ import psycopg
 import pytest
 
 import freetier
-from freetier import AsyncFreeTier, ConfigError, FreeTierPolicy, Request, SchemaError, migrations
+from freetier import (
+    AsyncFreeTier,
+    ConfigError,
+    FreeTierPolicy,
+    Request,
+    SchemaError,
+    StoreUnavailable,
+    migrations,
+)
 from freetier.asyncpg import AsyncpgRepository
+from freetier.postgres import AsyncPostgresRepository, PostgresRepository
 from tests.postgres_server import Server, database_name
 
 from .processes import at_once
@@ -159,6 +168,25 @@ class TestVersion:
         change(postgres_dsn, "DELETE FROM freetier_schema")
         with pytest.raises(SchemaError, match="freetier_schema"):
             freetier.open(postgres_dsn, POLICY)
+
+
+Driver = type[PostgresRepository | AsyncPostgresRepository | AsyncpgRepository]
+
+
+def opened(driver: Driver, dsn: str) -> None:
+    repository = driver(dsn, timeout_s=0.2)
+    if isinstance(repository, AsyncPostgresRepository | AsyncpgRepository):
+        asyncio.run(repository.open())
+
+
+@pytest.mark.parametrize("driver", [PostgresRepository, AsyncPostgresRepository, AsyncpgRepository])
+def test_nobody_waits_for_ever(postgres_dsn: str, driver: Driver) -> None:
+    """Whoever opens while a host's transaction migrates is told so at the deadline."""
+    with psycopg.connect(postgres_dsn) as host:
+        host.execute("SELECT 1")
+        migrations.migrate(host)
+        with pytest.raises(StoreUnavailable):
+            opened(driver, postgres_dsn)
 
 
 LETS_PASS = "LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"

@@ -51,11 +51,11 @@ WHERE c.relnamespace = {oid} AND c.relname LIKE 'freetier\\_%' AND c.relkind IN 
 """
 
 
-def migrate(schema: str | None) -> Steps[int]:
+def migrate(schema: str | None, timeout_s: float | None = None) -> Steps[int]:
     """Bring the schema up to date, in a transaction that is open; the version it has now.
 
-    Whoever else migrates waits for the end of that transaction. Raises `SchemaError`, and
-    `ConfigError` for a database that cannot keep every id.
+    Whoever else migrates waits for the end of that transaction, `timeout_s` at most. Raises
+    `SchemaError`, and `ConfigError` for a database that cannot keep every id.
     """
     quoted(schema)  # refuses what is no name
     wanted = migrations.latest("postgres")
@@ -63,6 +63,9 @@ def migrate(schema: str | None) -> Steps[int]:
         ((encoding,),) = yield from _rows("SHOW server_encoding")
         if encoding != "UTF8":
             raise ConfigError(f"the database is encoded in {encoding}: UTF8 is needed")
+        if timeout_s is not None:
+            limit_ms = max(1, int(timeout_s * 1000))
+            yield from _rows(f"SELECT set_config('lock_timeout', '{limit_ms}', true)")
         yield from _rows("SELECT pg_advisory_xact_lock(hashtextextended('freetier migrates', 0))")
         if not (yield from _rows(f"SELECT 1 FROM pg_namespace WHERE nspname = {_name(schema)}")):
             yield from _rows(f"CREATE SCHEMA {quoted(schema)}")

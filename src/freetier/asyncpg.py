@@ -63,7 +63,7 @@ class AsyncpgRepository(AwaitingRepository):
         connections: int = CONNECTIONS,
         through_pooler: bool = False,
     ) -> None:
-        self._schema_name = schema
+        self._migrate = partial(migrate_async, schema=schema, timeout_s=timeout_s)
         self._schema = quoted(schema)
         self._connections: _Connections
         if isinstance(database, asyncpg.Connection):
@@ -78,7 +78,7 @@ class AsyncpgRepository(AwaitingRepository):
 
     async def open(self) -> Self:
         """Connect and migrate; nothing on a host's connection. Raises as the class says."""
-        await self._connections.open(partial(migrate_async, schema=self._schema_name))
+        await self._connections.open(self._migrate)
         return self
 
     async def run(self, query: Query[T]) -> T:
@@ -92,12 +92,14 @@ class AsyncpgRepository(AwaitingRepository):
         await self._connections.close()
 
 
-async def migrate_async(connection: asyncpg.Connection, schema: str | None = None) -> int:
+async def migrate_async(
+    connection: asyncpg.Connection, schema: str | None = None, *, timeout_s: float | None = None
+) -> int:
     """See `freetier.migrations.migrate_async`."""
     try:
         async with connection.transaction():
             execute = partial(_fetch_unnamed, connection, arguments=())
-            return await perform_async(_postgres_schema.migrate(schema), execute)
+            return await perform_async(_postgres_schema.migrate(schema, timeout_s), execute)
     except _ERRORS as error:
         raise _translated(error, writes=True) from error
 

@@ -83,7 +83,7 @@ class PostgresRepository(BlockingRepository):
         )
         try:
             with psycopg.connect(url, autocommit=True, connect_timeout=ready.whole_s()) as first:
-                migrate(first, schema)
+                migrate(first, schema, timeout_s=timeout_s)
         except psycopg.Error as error:
             raise not_let_in(error) from error
         pool.open()
@@ -115,7 +115,7 @@ class AsyncPostgresRepository(AwaitingRepository):
         connections: int = CONNECTIONS,
         through_pooler: bool = False,
     ) -> None:
-        self._schema_name = schema
+        self._migrate = partial(migrate_async, schema=schema, timeout_s=timeout_s)
         self._schema = quoted(schema)
         self._connections: _psycopg_async.Connections
         if isinstance(database, psycopg.AsyncConnection):
@@ -128,7 +128,7 @@ class AsyncPostgresRepository(AwaitingRepository):
 
     async def open(self) -> Self:
         """Connect and migrate; nothing on a host's connection. Raises as the class says."""
-        await self._connections.open(partial(migrate_async, schema=self._schema_name))
+        await self._connections.open(self._migrate)
         return self
 
     async def run(self, query: Query[T]) -> T:
@@ -166,16 +166,20 @@ def perform_on(connection: Connection, steps: Steps[T]) -> T:
     return perform(steps, execute)
 
 
-def migrate(connection: Connection, schema: str | None = None) -> int:
+def migrate(
+    connection: Connection, schema: str | None = None, *, timeout_s: float | None = None
+) -> int:
     """See `freetier.migrations.migrate`."""
     try:
         with connection.transaction():
-            return perform_on(connection, _postgres_schema.migrate(schema))
+            return perform_on(connection, _postgres_schema.migrate(schema, timeout_s))
     except psycopg.Error as error:
         raise from_psycopg(error, writes=True) from error
 
 
-async def migrate_async(connection: AsyncConnection, schema: str | None = None) -> int:
+async def migrate_async(
+    connection: AsyncConnection, schema: str | None = None, *, timeout_s: float | None = None
+) -> int:
     """See `freetier.migrations.migrate_async`."""
 
     async def execute(sql: str) -> Rows:
@@ -186,6 +190,6 @@ async def migrate_async(connection: AsyncConnection, schema: str | None = None) 
 
     try:
         async with connection.transaction():
-            return await perform_async(_postgres_schema.migrate(schema), execute)
+            return await perform_async(_postgres_schema.migrate(schema, timeout_s), execute)
     except psycopg.Error as error:
         raise from_psycopg(error, writes=True) from error
