@@ -294,7 +294,7 @@ def test_a_long_outage(own: OwnServer, driver: Driver) -> None:
     dsn = own.create()
     name = database_name(dsn)
     with (
-        opened(driver, dsn, timeout_s=6.5) as ledger,
+        opened(driver, dsn, timeout_s=5.5) as ledger,
         psycopg.connect(own.dsn(), autocommit=True) as operator,
         ThreadPoolExecutor(1) as thread,
     ):
