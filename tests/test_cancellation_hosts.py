@@ -89,6 +89,7 @@ HOSTS: dict[str, Callable[[str], AbstractAsyncContextManager[Host]]] = {
     "aiosqlite": through_aiosqlite,
     "psycopg": through_psycopg,
     "asyncpg": through_asyncpg,
+    "sqlalchemy-aiosqlite": through_sqlalchemy("sqlite+aiosqlite"),
     "sqlalchemy-psycopg": through_sqlalchemy("postgresql+psycopg"),
     "sqlalchemy-asyncpg": through_sqlalchemy("postgresql+asyncpg"),
 }

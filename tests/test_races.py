@@ -43,16 +43,15 @@ RACES: dict[str, tuple[Door, int, int]] = {
 """Which door, how many processes, how many tasks in each. Every process has connections of its
 own: one, or, for many tasks, up to 10."""
 
-OF_32 = ("sqlite-32", "psycopg-32", "asyncpg-32")
-with_32 = pytest.mark.parametrize("race", RACES, indirect=True)
-"""For a race that is run with 32 processes every day, not only where slow tests are."""
+
+def each(every_day: Callable[[str], bool]) -> list[Any]:
+    """All races, of which only these are run every day."""
+    return [
+        name if every_day(name) else pytest.param(name, marks=pytest.mark.slow) for name in RACES
+    ]
 
 
-def slow_with_32(name: str) -> Any:
-    return pytest.param(name, marks=pytest.mark.slow) if name in OF_32 else name
-
-
-@pytest.fixture(params=[slow_with_32(name) for name in RACES])
+@pytest.fixture(params=each(lambda name: not name.endswith("-32")))
 def race(request: pytest.FixtureRequest, tmp_path: Path) -> Race:
     """Writers at a ledger that nobody has made yet."""
     name: str = request.param
@@ -77,7 +76,9 @@ async def draw_for_everybody(identities: int, ledger: AsyncFreeTier, me: int) ->
         await ledger.reserve(Request(f"job-{number}-{me}", f"id-{number}", "trusted", 30))
 
 
-@with_32
+@pytest.mark.parametrize(
+    "race", each(lambda name: name not in ("sqlite-32", "asyncpg-32")), indirect=True
+)
 def test_a_fresh_identitys_budget(race: Race) -> None:
     """All ask 30 of 50 sats for the same new identities: each gets 50, and none more."""
     identities = 2400 // race.writers
@@ -207,7 +208,7 @@ async def give(gifts: int, ledger: AsyncFreeTier, me: int) -> None:
         await ledger.donate(f"gift-{number}-{me}", 1)
 
 
-@with_32
+@pytest.mark.parametrize("race", RACES, indirect=True)
 def test_all_writers_get_through(race: Race) -> None:
     """Writers wait for each other, and none of them gives up."""
     race.run(partial(give, 160 // race.writers), ANY)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any, TypeVar
@@ -75,14 +75,32 @@ class AsyncSQLAlchemyRepository(AwaitingRepository):
 
     async def run(self, query: Query[T]) -> T:
         """Run one statement, atomic by itself, and read its rows."""
+        fetching = self._fetch(query)
+        return query.parse(await (_to_its_end(fetching) if self._dialect.sqlite else fetching))
+
+    async def _fetch(self, query: Query[Any]) -> Rows:
         statement, params = self._dialect.statement(query)
         async with self._lock:
             with self._dialect.translating(writes=query.writes):
-                rows = (await self._connection.execute(statement, params)).fetchall()
-        return query.parse(rows)
+                return (await self._connection.execute(statement, params)).fetchall()
 
     async def close(self) -> None:
         """Nothing: the connection is the host's."""
+
+
+async def _to_its_end(fetching: Coroutine[Any, Any, Rows]) -> Rows:
+    """What it gives; a task that is cancelled meanwhile waits for that, and is cancelled then.
+
+    Where a task is cancelled in its midst, SQLAlchemy gives up the connection, and SQLite keeps
+    the lock until the garbage is collected. SQLite's thread would not stop for it anyway.
+    """
+    task = asyncio.ensure_future(fetching)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        task.exception()  # nobody is left to tell; else it would be logged as never retrieved
+        raise
 
 
 def migrate(connection: Connection, schema: str | None = None) -> int:
@@ -137,22 +155,22 @@ class _Dialect:
     def __init__(self, name: str, schema: str | None) -> None:
         if name not in ("sqlite", "postgresql"):
             raise InvalidInput("connection", name, "a connection to SQLite or Postgres")
-        self._sqlite = name == "sqlite"
-        if self._sqlite and schema is not None:
+        self.sqlite = name == "sqlite"
+        if self.sqlite and schema is not None:
             raise InvalidInput("schema", schema, "None: SQLite has no schema names")
         self._name = schema
         self._schema = quoted(schema).replace(":", r"\:")  # `text` sees a parameter in it
 
     def statement(self, query: Query[Any]) -> tuple[TextClause, dict[str, Any]]:
         """The statement and its parameters, as this database takes them."""
-        given = with_clock(query.params) if self._sqlite else query.params
+        given = with_clock(query.params) if self.sqlite else query.params
         params = {name: given[name] for name in parameters(query.text)}
-        sql = query.text if self._sqlite else named(query.text, self._schema)
+        sql = query.text if self.sqlite else named(query.text, self._schema)
         numbers = frozenset(name for name, value in params.items() if type(value) is int)
         return _typed(sql, tuple(params), numbers), params
 
     def migrate(self) -> Steps[int]:
-        return _sqlite_schema.migrate() if self._sqlite else _postgres_schema.migrate(self._name)
+        return _sqlite_schema.migrate() if self.sqlite else _postgres_schema.migrate(self._name)
 
     @contextmanager
     def translating(self, *, writes: bool) -> Iterator[None]:
@@ -166,7 +184,7 @@ class _Dialect:
 
     def _translated(self, error: DBAPIError, *, writes: bool) -> FreeTierError:
         original = error.orig
-        if self._sqlite and isinstance(original, sqlite3.Error):
+        if self.sqlite and isinstance(original, sqlite3.Error):
             return _sqlite_errors.translated(original, "the host's connection", writes=writes)
         state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
         return _postgres_errors.translated(state, str(original), writes=writes)
