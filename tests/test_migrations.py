@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+import psycopg
 import pytest
 import sqlalchemy
 
@@ -273,3 +276,27 @@ class TestSchemaName(EveryPostgresConnection):
                     run(host, statement)
                 assert catalog(host, kind, schema) == made
                 host.rollback()
+
+
+KEPT = "SELECT count(*) FROM pg_prepared_statements WHERE statement NOT LIKE '%prepared%'"
+
+
+def test_psycopg_keeps_no_statement(postgres_dsn: str) -> None:
+    """A session that prepares whatever it is given has no statement of ours afterwards."""
+    with psycopg.connect(postgres_dsn, prepare_threshold=0) as connection:
+        migrations.migrate(connection)
+        assert connection.execute(KEPT, prepare=False).fetchone() == (0,)
+
+
+def test_asyncpgs_pool_keeps_no_statement(postgres_dsn: str) -> None:
+    """Nor has a connection out of asyncpg's pool, which is a host's connection as any other."""
+
+    async def kept() -> int:
+        async with (
+            asyncpg.create_pool(postgres_dsn, min_size=1, max_size=1) as pool,
+            pool.acquire() as connection,
+        ):
+            await migrations.migrate_async(connection)
+            return int(await connection.fetchval(KEPT))
+
+    assert asyncio.run(kept()) == 0

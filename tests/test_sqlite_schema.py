@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import freetier
 from freetier import FreeTier, FreeTierPolicy, InvalidInput, Request, SchemaError, migrations
 from freetier.sqlite import SQLiteRepository
 
-from .processes import race
+from .processes import at_once
 
 POLICY = FreeTierPolicy()
 
@@ -48,13 +49,18 @@ def serves(path: Path) -> None:
         assert (report.ok, report.entries, report.balance_sats) == (True, 2, 10_000)
 
 
+def boot(path: Path, me: int) -> None:
+    """One process of many that open a new ledger."""
+    freetier.open(path, policy=FreeTierPolicy(seed_sats=me)).close()
+
+
 class TestBoot:
     """Whoever comes first makes the schema; the others find it made."""
 
     @pytest.mark.parametrize("again", range(5))
     def test_eight_processes_boot_at_once(self, path: Path, again: int) -> None:
         """On an empty database they make one schema and one seed, and none of them fails."""
-        race("freetier.open(path, policy=FreeTierPolicy(seed_sats=me)).close()", path)
+        at_once(partial(boot, path), processes=8)
         with freetier.open(path, policy=POLICY) as ledger:
             assert ledger.verify().ok
             assert len(list(ledger.journal())) == 1

@@ -10,7 +10,8 @@ The store's time never runs back: it is the later of the clock and the last entr
 The promises, each held by a test of `freetier.testing.RepositoryContract` with its number:
 
  1. The journal is append-only, and `seq` runs 1 … n without a gap.
- 2. Each entry carries the pool's totals after it, and they follow from the entry before.
+ 2. A write gives the entry as it stands, with the pool's totals after it, which follow from the
+    entry before.
  3. A request is drawn for once, under one id, for ever; a second draw is refused.
  4. A draw that the pool cannot pay above its floor is refused.
  5. A draw over the identity's budget, the tier's ceiling or the day's release is refused.

@@ -18,8 +18,9 @@ from freetier.values import MAX_SATS, MAX_TTL_S, WHOLE_BP, check_id
 
 PREFIX = "FREETIER_"
 NOT_POLICY = frozenset({"FREETIER_DB", "FREETIER_SCHEMA"})
+"""Names with our prefix that set something else: the command's ledger."""
 FOR_TESTS = "FREETIER_TEST_"
-"""Names with our prefix that set something else: the command's ledger, the tests' database."""
+"""What names begin with that are for this project's own tests."""
 
 _DIGITS = re.compile(r"[0-9]{1,16}", re.ASCII)
 _PERCENT = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?", re.ASCII)

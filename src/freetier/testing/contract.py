@@ -66,7 +66,7 @@ class RepositoryContract:
         assert repository.entries(after=3, limit=2) == entries[3:5]
 
     def test_running_totals(self, repository: Repository) -> None:
-        """2. Each entry carries the pool's totals after it, and they follow from those before."""
+        """2. A write gives the entry as it stands, with the totals after it, which follow on."""
         ledger, clock = self._seeded(repository)
         _busy_day(ledger)
         balance = reserved = 0
@@ -76,6 +76,14 @@ class RepositoryContract:
             assert (entry.balance_sats, entry.reserved_sats) == (balance, reserved)
         assert _pool(repository, clock) == (balance, reserved)
         assert ledger.verify().ok
+        for written in (
+            repository.draw(_draw("free", 7, clock.now)),
+            repository.draw(_draw("paid", 5, clock.now, kind=Kind.GRANT)),
+            repository.end(Ending(Kind.RELEASE, "free", clock.now)),
+            repository.deposit(_credit("other", 15), clock.now),
+        ):
+            assert written is not None
+            assert [written] == repository.entries(after=written.seq - 1, limit=1)
 
     def test_drawn_once(self, repository: Repository) -> None:
         """3. A request is drawn for once, under one id, for ever; a second draw is refused."""
