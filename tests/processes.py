@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, Any, TypeVar, cast
 
 T = TypeVar("T")
+
+_one_at_a_time = threading.Lock()
+_nurseries: list[Nursery] = []
 
 
 def at_once(work: Callable[[int], T], processes: int) -> list[T]:
@@ -22,38 +30,88 @@ def at_once(work: Callable[[int], T], processes: int) -> list[T]:
 
     `work` must pickle. A process that fails, or says anything on stderr, fails the test.
     """
-    # One interpreter imports what the work needs, and forks: to start 32 takes seconds.
-    nursery = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tests.processes"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=Path(__file__).parent.parent,
-        process_group=0,
-    )
-    try:
-        output, errors = nursery.communicate(pickle.dumps((work, processes)), timeout=120)
-    except BaseException:
-        os.killpg(nursery.pid, signal.SIGKILL)
-        nursery.communicate()
-        raise
-    assert nursery.returncode == 0, errors.decode()
-    assert not errors, errors.decode()
-    given: list[T] = pickle.loads(output)
-    return given
+    with _one_at_a_time:
+        if not _nurseries:
+            _nurseries.append(Nursery())
+        try:
+            return _nurseries[0].run(work, processes)
+        except BaseException:
+            _nurseries.pop().kill()
+            raise
+
+
+@atexit.register
+def _end() -> None:
+    while _nurseries:
+        _nurseries.pop().kill()
+
+
+class Nursery:
+    """An interpreter that imports what the works need, and forks: to start 32 takes seconds."""
+
+    def __init__(self) -> None:
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - `kill` does
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "tests.processes"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            cwd=Path(__file__).parent.parent,
+            process_group=0,
+        )
+
+    def run(self, work: Callable[[int], T], processes: int) -> list[T]:
+        """See `at_once`; what fails leaves nothing that could run another work."""
+        orders, answers = cast("IO[bytes]", self._process.stdin), self._process.stdout
+        try:
+            pickle.dump((work, processes), orders)
+            orders.flush()
+            given: list[T] = pickle.load(cast("IO[bytes]", answers))
+        except (EOFError, BrokenPipeError):
+            given = []
+        self._errors.seek(0)
+        errors = self._errors.read().decode()
+        assert not errors, errors
+        assert len(given) == processes
+        return given
+
+    def kill(self) -> None:
+        """End it, and every process of its own."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+        self._errors.close()
 
 
 def _nursery() -> None:
-    work, processes = pickle.load(sys.stdin.buffer)
+    for driver in ("sqlite", "postgres", "asyncpg"):
+        import_module(f"freetier.{driver}")  # else each process would, when it opens a ledger
+    while True:
+        try:
+            work, processes = pickle.load(sys.stdin.buffer)
+        except EOFError:  # the tests are over
+            return
+        sys.stdout.buffer.write(pickle.dumps(_given(work, processes)))
+        sys.stdout.buffer.flush()
+
+
+def _given(work: Callable[[int], object], processes: int) -> list[Any]:
+    """What each process gave; nothing of one that failed."""
     fork = multiprocessing.get_context("fork")
     all_ready = fork.Barrier(processes)
-    ends = []
+    started, ends = [], []
     for me in range(processes):
         ours, theirs = fork.Pipe(duplex=False)
-        fork.Process(target=_work, args=(work, me, all_ready, theirs)).start()
+        process = fork.Process(target=_work, args=(work, me, all_ready, theirs))
+        process.start()
         theirs.close()
+        started.append(process)
         ends.append(ours)
-    sys.stdout.buffer.write(pickle.dumps([end.recv() for end in ends]))
+    given = []
+    for process, end in zip(started, ends, strict=True):
+        with end, suppress(EOFError):
+            given.append(end.recv())
+        process.join()
+    return given
 
 
 def _work(work: Callable[[int], object], me: int, all_ready: Barrier, end: Connection) -> None:
