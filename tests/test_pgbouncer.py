@@ -195,7 +195,7 @@ def test_the_roles_timeout_holds(pooler: Pooler, postgres_dsn: str) -> None:
         holder.execute(sql.SQL(setting).format(database))
         holder.commit()
         with PostgresRepository(
-            pooler.dsn(postgres_dsn), timeout_s=0.5, through_pooler=True
+            pooler.dsn(postgres_dsn), timeout_s=1, through_pooler=True
         ) as repository:
             ledger = FreeTier(FIFTY_EACH, repository)
             ledger.seed()
@@ -208,7 +208,7 @@ def test_statements_left_behind(empty: str) -> None:
     """Without `through_pooler`, psycopg's statements stay behind, and the next may fail."""
     with (
         suppress(FreeTierError),  # whether one is sought where it is depends on who comes when
-        PostgresRepository(empty, timeout_s=0.5) as repository,
+        PostgresRepository(empty, timeout_s=1) as repository,
     ):
         for number in range(100):
             repository.find(Kind.DONATION, f"gift-{number}")

@@ -66,7 +66,7 @@ HOLD = "SELECT FROM freetier_pool FOR UPDATE"
 @every_driver
 def test_a_lock_that_is_held(postgres_dsn: str, other: Connection, driver: Driver) -> None:
     """A call ends at its deadline, while somebody still has the lock; then calls work again."""
-    with opened(driver, postgres_dsn, timeout_s=0.2) as ledger:
+    with opened(driver, postgres_dsn, timeout_s=1) as ledger:
         other.execute(HOLD)
         with pytest.raises(StoreUnavailable):
             ledger.reserve(job("job"))
@@ -275,7 +275,7 @@ def test_an_outcome_that_stays_unknown(postgres_dsn: str, driver: Driver) -> Non
     with (
         kept_folder("/tmp") as folder,
         blocking(cast("Opening", cutter(postgres_dsn, folder))) as relay,
-        opened(driver, relay.target.dsn, timeout_s=0.5, connections=1) as ledger,
+        opened(driver, relay.target.dsn, timeout_s=1, connections=1) as ledger,
     ):
         relay.target.goes_away = True
         with pytest.raises(OutcomeUnknown):

@@ -44,7 +44,7 @@ POLICY = FreeTierPolicy(budgets={"elite": 1_000_000}, seed_sats=1_000_000)
 AGAIN = (StoreUnavailable, OutcomeUnknown, StoreReadOnly)
 WORKERS = 6
 JOBS = 150
-SHORT_S = 0.3
+SHORT_S = 1.0
 """How long the calls of these tests wait, when it is for nothing."""
 
 every_driver = pytest.mark.parametrize(
