@@ -71,6 +71,26 @@ class TestTampering(OnTheBusyLedger):
             books.execute("INSERT INTO job VALUES ('x')")
         assert dump(books) == before
 
+    @pytest.mark.parametrize("statement", TAMPERING)
+    def test_no_search_path_lets_it_pass(self, books: Connection, statement: str) -> None:
+        """Operators that come before Postgres' own, and always say yes, change no answer."""
+        books.execute("CREATE SCHEMA mine")
+        for operator, kind in ((">", "int"), ("=", "text"), ("=", "name")):
+            name = f"mine.yes_{kind}"
+            books.execute(
+                f"CREATE OR REPLACE FUNCTION {name}({kind}, {kind}) RETURNS bool"
+                " LANGUAGE sql AS 'SELECT true'"
+            )
+            books.execute(
+                f"CREATE OPERATOR mine.{operator} (FUNCTION = {name},"
+                f" LEFTARG = {kind}, RIGHTARG = {kind})"
+            )
+        books.execute("SET search_path = mine, public, pg_catalog")
+        before = dump(books)
+        with pytest.raises(psycopg.IntegrityError, match=REFUSING), books.transaction():
+            books.execute(statement)
+        assert dump(books) == before
+
     def test_a_pool_that_was_changed_takes_no_entry(
         self, books: Connection, source: sqlite3.Connection
     ) -> None:

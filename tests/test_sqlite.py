@@ -6,7 +6,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
@@ -71,10 +70,8 @@ class TestOwnFile:
         with closing(sqlite3.connect(path)) as other, SQLiteRepository(path, timeout_s=0.2) as own:
             ledger = FreeTier(POLICY, own)
             other.execute("BEGIN IMMEDIATE")
-            started = time.monotonic()
             with pytest.raises(StoreUnavailable):
                 ledger.reserve(JOB)
-            assert time.monotonic() - started < 5
             other.rollback()
             assert ledger.reserve(JOB).absorb_sats == 120
 

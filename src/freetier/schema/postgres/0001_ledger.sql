@@ -421,13 +421,14 @@ CREATE FUNCTION {schema}.freetier_follows() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-  IF pg_catalog.pg_trigger_depth() > 1
-    AND pg_catalog.current_setting('enable_seqscan') = 'off'
+  -- A search_path of its own would cost each entry more than it is worth; so all is named in full.
+  IF pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.>) 1
+    AND pg_catalog.current_setting('enable_seqscan') OPERATOR(pg_catalog.=) 'off'
   THEN
     RETURN NULL;
   END IF;
   RAISE integrity_constraint_violation
-    USING MESSAGE = 'freetier: ' || TG_TABLE_NAME || ' follows the journal';
+    USING MESSAGE = pg_catalog.concat('freetier: ', TG_TABLE_NAME, ' follows the journal');
 END
 $$;
 
