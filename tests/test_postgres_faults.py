@@ -83,14 +83,23 @@ def test_a_deadlock(
     name = database_name(postgres_dsn)
     other.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '10ms'".encode())
     other.commit()
-    with opened(driver, postgres_dsn) as ledger, ThreadPoolExecutor(1) as thread:
+    with (
+        opened(driver, postgres_dsn) as ledger,
+        closing(psycopg.connect(postgres_dsn)) as third,
+        ThreadPoolExecutor(2) as threads,
+    ):
         ledger.reserve(job("before"))
+        # Postgres looks for a cycle once per wait. So the library's wait must be what closes it:
+        # it has the pool's row and is kept at its request's lock until the other waits for it.
+        third.execute("SELECT pg_advisory_xact_lock(hashtextextended('public main job', 0))")
+        call = threads.submit(ledger.reserve, job("job"))
+        wait_for(third, "advisory")
         other.execute("SET deadlock_timeout = '1min'")  # who looks first is the victim
-        # In the wrong order: what the guard takes last, then what it takes first.
         other.execute("LOCK TABLE freetier_usage IN EXCLUSIVE MODE")
-        call = thread.submit(ledger.reserve, job("job"))
-        wait_for(other, "relation")
-        other.execute(HOLD)
+        crossing = threads.submit(other.execute, HOLD)
+        wait_for(third, "transactionid")
+        third.rollback()
+        crossing.result()
         other.commit()
         assert call.result().absorb_sats == 5
         assert len(retried) == 1
