@@ -40,7 +40,8 @@ def test_statements_search(connection: sqlite3.Connection, name: str) -> None:
     params = dict.fromkeys(re.findall(r":(\w+)", text), 0)
     plan = connection.execute(f"EXPLAIN QUERY PLAN {text}", params).fetchall()
     steps = [step for *_, step in plan]
-    assert not [step for step in steps if re.match(r"SCAN (?!o$|\(subquery)", step)]
+    # o and p are the few rows that a sub-select has searched for.
+    assert not [step for step in steps if re.match(r"SCAN (?!o$|p$|\(subquery)", step)]
     for step in steps:
         if step.startswith(("SEARCH g ", "SEARCH e ", "SEARCH l ", "SEARCH j ")):
             assert "freetier_journal_once (pool=? AND key=? AND once=?)" in step

@@ -34,10 +34,11 @@ ENTRY_COLUMNS: Final = """
   credit_carry, sponsor, note, balance_change, reserved_change, used_change, balance_sats,
   reserved_sats"""
 
-# The pool with the store's time: the later of the clock and the last entry.
+# The pool with the store's time: the later of the clock and the last entry. There is one such row;
+# the LIMIT has the time worked out once, where it would else be copied to wherever it is used.
 _POOL_NOW: Final = """(
   SELECT pool.*, CASE WHEN :now_us > at_us THEN :now_us ELSE at_us END AS now_us
-  FROM freetier_pool AS pool WHERE pool = :pool
+  FROM freetier_pool AS pool WHERE pool = :pool LIMIT 1
 ) AS p"""
 
 # A total for each kind of entry, in the order of `Kind`.
