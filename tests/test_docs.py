@@ -6,6 +6,7 @@ import inspect
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from attrs import fields_dict
@@ -23,7 +24,10 @@ from freetier import (
     audit,
     cli,
     errors,
+    jobs,
+    sessions,
     settings,
+    tables,
 )
 
 from .doc_pages import (
@@ -156,6 +160,17 @@ def test_errors_table() -> None:
     assert sorted(row[0].strip("`") for row in rows) == sorted(public - {"FreeTierError"})
 
 
+def test_jobs_page() -> None:
+    """The page of jobs has every state, everything that can be due, and every call, in order."""
+    page = REFERENCE / "jobs.md"
+    assert [row[0] for row in table(page, "state")] == [f"`{state}`" for state in jobs.JobState]
+    assert [row[0] for row in table(page, "due")] == [f"`{step}`" for step in jobs.Due]
+    text = " ".join(re.findall(r"`([^`\n]+)`", prose(page)))
+    for module in (jobs, sessions, tables):
+        public = {*getattr(module, "__all__", ()), *public_members(module)}
+        assert public - set(re.findall(r"\w+", text)) == set()
+
+
 def test_settings_table() -> None:
     """The table of settings is the code's, and each default reads as the policy's own."""
     page = REFERENCE / "settings.md"
@@ -212,6 +227,17 @@ def test_invariants_table() -> None:
     """The design numbers the invariants as `verify` does, in its words."""
     rows = {int(row[0]): row[1] for row in table(DESIGN, "no.")}
     assert {number: rows[number] for number in audit.INVARIANTS} == audit.INVARIANTS
+
+
+def public_members(module: ModuleType) -> set[str]:
+    """What a module defines for its users, and the fields and methods of its classes."""
+    own = {
+        name: value
+        for name, value in vars(module).items()
+        if re.match(r"[A-Za-z]", name) and getattr(value, "__module__", "") == module.__name__
+    }
+    classes = [value for value in own.values() if inspect.isclass(value)]
+    return {*own, *(name for of in classes for name in vars(of) if re.match(r"[a-z]", name))}
 
 
 def slug(heading: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from math import ceil
@@ -11,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freetier import InvalidInput
-from freetier.pricing import Rates, cost_usd, price_sats
+from freetier import FreeTier, InvalidInput, Request
+from freetier.errors import StalePrice
+from freetier.pricing import BtcPrice, Rates, cost_usd, estimate, price_sats
 from freetier.values import MAX_SATS
 
 MOST_TOKENS = 1_000_000_000_000
@@ -130,3 +133,79 @@ def test_the_largest_price_is_all_the_bitcoin() -> None:
             output_tokens=0,
         )
     assert caught.value.argument == "price_sats"
+
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+QUOTE = BtcPrice(Decimal(100_000), NOON)
+
+
+@pytest.mark.parametrize("minutes", [-15, -1, 0, 1, 15])
+def test_a_price_is_fresh_for_a_quarter_of_an_hour(minutes: int) -> None:
+    """A quote within 15 minutes of now is fresh, whichever of two clocks is ahead."""
+    assert QUOTE.fresh_usd(NOON + timedelta(minutes=minutes)) == 100_000
+
+
+@pytest.mark.parametrize("past", [timedelta(minutes=15), -timedelta(minutes=15)])
+def test_an_old_price_is_refused(past: timedelta) -> None:
+    """A quote further from now than that is refused, and the error says how old it is."""
+    further = timedelta(microseconds=1 if past > timedelta(0) else -1)
+    with pytest.raises(StalePrice, match="2030-01-01T12:00:00"):
+        QUOTE.fresh_usd(NOON + past + further)
+    with pytest.raises(StalePrice):
+        QUOTE.fresh_usd(NOON + timedelta(seconds=2), max_age=timedelta(seconds=1))
+
+
+@pytest.mark.parametrize(
+    ("argument", "call"),
+    [
+        ("usd", lambda: BtcPrice(Decimal(0), NOON)),
+        ("usd", lambda: BtcPrice(100_000.0, NOON)),  # type: ignore[arg-type]
+        ("at", lambda: BtcPrice(Decimal(1), NOON.replace(tzinfo=None))),
+        ("now", lambda: QUOTE.fresh_usd(NOON.replace(tzinfo=None))),
+        ("max_age", lambda: QUOTE.fresh_usd(NOON, max_age=timedelta(seconds=-1))),
+        ("max_age", lambda: QUOTE.fresh_usd(NOON, max_age=60)),  # type: ignore[arg-type]
+    ],
+)
+def test_a_quote_is_a_price_at_a_time(argument: str, call: Callable[[], object]) -> None:
+    """What is not a price, a time or an age raises an error that names it."""
+    with pytest.raises(InvalidInput) as caught:
+        call()
+    assert caught.value.argument == argument
+
+
+def test_an_estimate_is_what_decide_says(ledger: FreeTier) -> None:
+    """An estimate has the price, the decision on it, and the pool; and nothing was written."""
+    before = list(ledger.journal())
+    of = rates(margin="20")
+    price = price_sats(of, input_tokens=10_000, output_tokens=20_000)
+    decision = ledger.decide(Request("estimate", "ada", "trusted", price))
+    made = estimate(
+        of,
+        input_tokens=10_000,
+        output_tokens=20_000,
+        decision=decision,
+        pool=ledger.pool_status(),
+    )
+    assert (made.price_sats, made.cost_usd, made.btc_usd) == (
+        396,
+        Decimal("0.33"),
+        Decimal(100_000),
+    )
+    assert (made.decision.absorb_sats, made.decision.charge_sats) == (200, 196)
+    assert (made.balance_sats, made.available_sats) == (10_000, 10_000)
+    assert made.budgets["elite"] == 1000
+    assert list(ledger.journal()) == before
+
+
+def test_an_estimate_is_on_its_own_price(ledger: FreeTier) -> None:
+    """A decision on another price is refused."""
+    decision = ledger.decide(Request("estimate", "ada", "trusted", 5))
+    with pytest.raises(InvalidInput) as caught:
+        estimate(
+            rates(),
+            input_tokens=1,
+            output_tokens=1,
+            decision=decision,
+            pool=ledger.pool_status(),
+        )
+    assert caught.value.argument == "decision"

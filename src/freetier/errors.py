@@ -1,7 +1,8 @@
 """What can go wrong, sorted by what the caller may do about it.
 
-Never retry: `InvalidInput`, `ConfigError`, `SchemaError`, `Conflict`, `UnknownRequest`.
-Retry: `StoreUnavailable` (nothing was written). Retry with the same key: `OutcomeUnknown`.
+Never retry: `InvalidInput`, `ConfigError`, `SchemaError`, `Conflict`, `IllegalTransition`,
+`UnknownRequest`. Pay first, then retry: `InsufficientBalance`. Retry: `StoreUnavailable` (nothing
+was written), `StalePrice`. Retry with the same key: `OutcomeUnknown`.
 Call the operator: `StoreReadOnly`, `StoreFull`. Stop writing: `IntegrityError`.
 """
 
@@ -41,6 +42,30 @@ class SchemaError(FreeTierError):
 
 class Conflict(FreeTierError):
     """The key was used before, for something else; the first answer stands."""
+
+
+class IllegalTransition(Conflict):
+    """What happened does not fit the state that the job or session is in; it stays as it was."""
+
+
+class InsufficientBalance(FreeTierError):
+    """A session's balance does not reach for what the request would cost; nothing was done."""
+
+    def __init__(self, session_id: str, needed_sats: int, free_sats: int) -> None:
+        super().__init__(session_id, needed_sats, free_sats)
+        self.session_id = session_id
+        self.needed_sats = needed_sats
+        self.free_sats = free_sats
+
+    def __str__(self) -> str:
+        return (
+            f"session {self.session_id!r} has {self.free_sats} sats free, "
+            f"and the request needs {self.needed_sats}"
+        )
+
+
+class StalePrice(FreeTierError):
+    """The bitcoin price is too old to sell by. Get a new one, then try again."""
 
 
 class UnknownRequest(FreeTierError):

@@ -43,7 +43,7 @@ def statements(dialect: str, schema: str | None = None, since: int = 0) -> list[
     put the tables in, `public` if None; it must be there. SQLite has none. Raises `InvalidInput`.
     """
     scripts = _scripts(dialect)
-    name = _in_text(dialect, schema)
+    name = in_text(dialect, schema)
     if type(since) is not int or not 0 <= since <= max(scripts):
         raise InvalidInput("since", since, f"a schema version from 0 to {max(scripts)}")
     return [
@@ -85,8 +85,9 @@ def split(script: str) -> list[str]:
     return [part.strip() for part in _END.split(script) if part.strip()]
 
 
-def _in_text(dialect: str, schema: str | None) -> str:
-    """What stands for `{schema}` in a script."""
+def in_text(dialect: str, schema: str | None) -> str:
+    """What stands for `{schema}` in a script. Raises `InvalidInput`."""
+    check_dialect(dialect)
     if dialect == "postgres":
         return quoted(schema)
     if schema is not None:
@@ -94,9 +95,14 @@ def _in_text(dialect: str, schema: str | None) -> str:
     return ""
 
 
-def _scripts(dialect: str) -> dict[int, str]:
+def check_dialect(dialect: str) -> None:
+    """Raises `InvalidInput` for a database that the schema is not written for."""
     if dialect not in DIALECTS:
         raise InvalidInput("dialect", dialect, f"one of {', '.join(DIALECTS)}")
+
+
+def _scripts(dialect: str) -> dict[int, str]:
+    check_dialect(dialect)
     return _read(dialect)
 
 

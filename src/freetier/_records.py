@@ -1,0 +1,56 @@
+"""What the records of jobs and sessions share: their checks, and how one follows another."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NoReturn, Protocol, TypeVar
+
+from attrs import evolve
+
+from freetier.errors import IllegalTransition, InvalidInput
+from freetier.values import check_time
+
+MAX_TEXT_LENGTH = 1_000_000
+
+
+class Record(Protocol):
+    """A record that a host keeps, one version after the other."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def updated_at(self) -> datetime: ...
+    @property
+    def version(self) -> int: ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+def moved(record: R, at: datetime, **changes: object) -> R:
+    """The record's next version. Its time never runs back, whichever host's clock says `at`."""
+    later = max(check_time("at", at), record.updated_at)
+    following: R = evolve(  # type: ignore[misc]  # every record is an attrs class
+        record, updated_at=later, version=record.version + 1, **changes
+    )
+    return following
+
+
+def refuse(record: Record, event: str) -> NoReturn:
+    """What happened does not fit the record."""
+    kind = type(record).__name__.lower()
+    raise IllegalTransition(f"{kind} {record.id!r} is {record.state}: {event}")
+
+
+def check_text(argument: str, value: object, *, least: int = 1) -> str:
+    """`value` if it is text that every database stores, else raises `InvalidInput`.
+
+    That is `least` to 1,000,000 characters without NUL and without lone surrogates.
+    """
+    if type(value) is not str or not least <= len(value) <= MAX_TEXT_LENGTH:
+        raise InvalidInput(argument, value, f"text of {least} to {MAX_TEXT_LENGTH} characters")
+    if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        raise InvalidInput(argument, value, "text without NUL and without lone surrogates")
+    return value

@@ -1,0 +1,78 @@
+"""What is due next, and the events of a refund, for every record that can owe one."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from freetier._records import Record, moved
+from freetier.invoices import Refund, RefundState
+
+
+class Due(StrEnum):
+    """What the host does next for a job, a session or its requests. Each is safe to do again."""
+
+    INVOICE = "invoice"
+    """Have an invoice made for `asked_sats`, one per job and stage, or session: `invoiced`."""
+    PAYMENT = "payment"
+    """Ask whether the invoice was paid: `paid`; or past its time, and unpaid: `expired`."""
+    EVALUATION = "evaluation"
+    """Evaluate the request: `rejected`, `priced` or `work_failed`."""
+    GRANT = "grant"
+    """`ledger.reserve(request_of(job))`: `granted`."""
+    WORK = "work"
+    """Do the work: `worked` or `work_failed`."""
+    SETTLEMENT = "settlement"
+    """Settle, credit what the caller paid in the end: `completed`."""
+    RELEASE = "release"
+    """`ledger.release` if the pool was to pay, and unless that grant has expired: `failed`."""
+    DESTINATION = "destination"
+    """Nothing, until the caller says where the refund goes: `refund_to`."""
+    REFUND = "refund"
+    """Get an invoice of the refund's destination: `refund_begun`."""
+    REFUND_PAYMENT = "refund_payment"
+    """Pay the refund's invoice, or ask how that went: `refund_paid` or `refund_broken`."""
+
+
+class Refunding(Record, Protocol):
+    """A record that can owe its caller something."""
+
+    @property
+    def refund(self) -> Refund: ...
+
+
+R = TypeVar("R", bound=Refunding)
+
+
+def refund_due(refund: Refund) -> Due | None:
+    """What comes next for a refund; None when nothing is owed."""
+    if refund.state is not RefundState.PENDING:
+        return None
+    if refund.payment_hash is not None:
+        return Due.REFUND_PAYMENT
+    return Due.DESTINATION if refund.destination is None else Due.REFUND
+
+
+def refund_to(record: R, destination: str, *, at: datetime) -> R:
+    """Where the caller wants a refund, should one be owed: a Lightning address or an invoice."""
+    return _noted(record, record.refund.addressed(destination), at)
+
+
+def refund_begun(record: R, bolt11: str, payment_hash: str, *, at: datetime) -> R:
+    """The refund is about to be paid by this invoice. To be noted before it is paid."""
+    return _noted(record, record.refund.begun(bolt11, payment_hash), at)
+
+
+def refund_paid(record: R, payment_hash: str, *, at: datetime) -> R:
+    """The refund was paid, says the node."""
+    return _noted(record, record.refund.paid(payment_hash), at)
+
+
+def refund_broken(record: R, payment_hash: str, *, at: datetime) -> R:
+    """The refund's payment failed for good, says the node. It may be begun anew."""
+    return _noted(record, record.refund.broken(payment_hash), at)
+
+
+def _noted(record: R, refund: Refund, at: datetime) -> R:
+    return record if refund == record.refund else moved(record, at, refund=refund)
