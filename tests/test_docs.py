@@ -234,7 +234,9 @@ def public_members(module: ModuleType) -> set[str]:
     own = {
         name: value
         for name, value in vars(module).items()
-        if re.match(r"[A-Za-z]", name) and getattr(value, "__module__", "") == module.__name__
+        if re.match(r"[A-Za-z]", name)
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
     }
     classes = [value for value in own.values() if inspect.isclass(value)]
     return {*own, *(name for of in classes for name in vars(of) if re.match(r"[a-z]", name))}
