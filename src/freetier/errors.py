@@ -4,6 +4,7 @@ Never retry: `InvalidInput`, `ConfigError`, `SchemaError`, `Conflict`, `IllegalT
 `UnknownRequest`. Pay first, then retry: `InsufficientBalance`. Retry: `StoreUnavailable` (nothing
 was written), `StalePrice`. Retry with the same key: `OutcomeUnknown`.
 Call the operator: `StoreReadOnly`, `StoreFull`. Stop writing: `IntegrityError`.
+Answer 401: `NotAuthenticated`.
 """
 
 from __future__ import annotations
@@ -90,6 +91,14 @@ class StoreFull(FreeTierError):
 
 class IntegrityError(FreeTierError):
     """The books do not add up. Stop writing and run `verify`; no balance is ever clamped."""
+
+
+class NotAuthenticated(FreeTierError):
+    """A request does not prove who sent it. `reason` says which check failed, and no secret."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def without_password(text: str) -> str:
