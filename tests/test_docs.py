@@ -24,9 +24,11 @@ from freetier import (
     audit,
     cli,
     errors,
+    http,
     jobs,
     sessions,
     settings,
+    starlette,
     tables,
 )
 
@@ -169,6 +171,16 @@ def test_jobs_page() -> None:
     for module in (jobs, sessions, tables):
         public = {*getattr(module, "__all__", ()), *public_members(module)}
         assert public - set(re.findall(r"\w+", text)) == set()
+
+
+def test_statuses_table() -> None:
+    """The table of statuses is the code's, and the page has every public name."""
+    page = REFERENCE / "http.md"
+    rows = {row[0].strip("`"): row[1] for row in table(page, "problem")}
+    assert rows.pop("any other") == "500"
+    assert rows == {kind.__name__: str(int(status)) for kind, status in http.STATUSES.items()}
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`\n]+)`", prose(page)))))
+    assert {*public_members(http), *public_members(starlette)} - {"reply"} - named == set()
 
 
 def test_settings_table() -> None:

@@ -212,7 +212,7 @@ def test_refusals(host: Host) -> None:
     """Another price for a known job is a conflict; a job that nobody ordered is not found."""
     host.order("job")
     (conflict,) = host.order("job", price_sats=121)
-    assert (conflict.status_code, conflict.json()) == (409, {"detail": "Conflict"})
+    assert (conflict.status_code, conflict.json()["error"]) == (409, "Conflict")
     assert host.post("/jobs/nobody's/work").status_code == 404
 
 

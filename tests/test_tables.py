@@ -144,8 +144,9 @@ def test_of_two_writers_one_is_told(run: Run) -> None:
         invoice = Invoice("hash", "lnbc", 3, LATER)
         first = jobs.invoiced(new, invoice, at=NOW)
         second = jobs.invoiced(new, evolve(invoice, id="hash-2"), at=NOW)
-        assert len(await rows(connection, table.update, table.row(first))) == 1
-        assert await rows(connection, table.update, table.row(second)) == []
+        second = jobs.paid(second, Invoice("hash-2", "lnbc", 3, LATER), at=NOW)
+        assert len(await rows(connection, table.update, table.change(new, first))) == 1
+        assert await rows(connection, table.update, table.change(new, second)) == []
         (found,) = await rows(connection, table.select, {"id": "job"})
         assert table.record(found) == first
 

@@ -52,10 +52,10 @@ class _Column:
 class Table(Generic[R]):
     """One table: its statements, and records ↔ rows.
 
-    `insert` gives a row unless the id was there before. `update` gives one unless somebody else
-    wrote the record since it was read: then read it again, and apply the event to what is there.
-    `select` is by `:id`. `unfinished` is what has something due: by id, after `:after` (begin with
-    the empty text), at most `:most`.
+    `insert`, with the parameters of `row`, gives a row unless the id was there before. `update`,
+    with those of `change`, gives one unless somebody else wrote the record since it was read: then
+    read it again, and apply the event to what is there. `select` is by `:id`. `unfinished` is what
+    has something due: by id, after `:after` (begin with the empty text), at most `:most`.
     """
 
     insert: str
@@ -66,13 +66,17 @@ class Table(Generic[R]):
     _columns: tuple[_Column, ...] = field(repr=False)
 
     def row(self, record: R) -> dict[str, str | int | bool | None]:
-        """The parameters of `insert` and `update` for a record."""
+        """The parameters of `insert` for a record."""
         row: dict[str, str | int | bool | None] = {
             column.name: _written(_found(record, column)) for column in self._columns
         }
         if isinstance(record, Job | SessionRequest):
             row["free_tier"] = record.free_tier
         return row
+
+    def change(self, before: R, after: R) -> dict[str, str | int | bool | None]:
+        """The parameters of `update`, from the record that was read, to what events made of it."""
+        return {**self.row(after), "was": before.version}
 
     def record(self, row: Mapping[str, Any]) -> R:
         """The record of a whole row, as every driver gives it."""
@@ -143,8 +147,7 @@ def _table(record: type[R], name: str, unfinished: str) -> Table[R]:
     return Table(
         insert=f"INSERT INTO {name} ({', '.join(names)}) VALUES ({values}) "
         "ON CONFLICT (id) DO NOTHING RETURNING version",
-        update=f"UPDATE {name} SET {changes} "
-        "WHERE id = :id AND version = CAST(:version AS BIGINT) - 1 RETURNING version",
+        update=f"UPDATE {name} SET {changes} WHERE id = :id AND version = :was RETURNING version",
         select=f"SELECT * FROM {name} WHERE id = :id",
         unfinished=f"SELECT * FROM {name} WHERE ({unfinished}) AND id > :after "
         "ORDER BY id LIMIT :most",

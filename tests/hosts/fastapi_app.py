@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Header, Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -19,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 import freetier
 from freetier import AsyncFreeTier, FreeTierPolicy
 from freetier.sqlalchemy import AsyncSQLAlchemyRepository
+from freetier.starlette import on_error
 
 POLICY = FreeTierPolicy(budgets={"new": 0, "trusted": 200}, seed_sats=10_000)
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
@@ -103,18 +103,4 @@ async def read_pool(ledger: Ledger) -> dict[str, int]:
     return {"available_sats": pool.available_sats, "reserved_sats": pool.reserved_sats}
 
 
-STATUS: dict[type[freetier.FreeTierError], int] = {
-    freetier.InvalidInput: 422,
-    freetier.UnknownRequest: 404,
-    freetier.Conflict: 409,
-    freetier.StoreUnavailable: 503,  # nothing was written
-    freetier.OutcomeUnknown: 503,  # the same id tells the truth
-}
-
-
-@app.exception_handler(freetier.FreeTierError)
-async def answer(_: Request, error: Exception) -> JSONResponse:
-    """The caller may try again after a 503, with the same id. Of the rest, tell the operator."""
-    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
-    headers = {"Retry-After": "1"} if status == 503 else None
-    return JSONResponse({"detail": type(error).__name__}, status, headers)
+app.add_exception_handler(freetier.FreeTierError, on_error)  # problem details, RFC 9457

@@ -1,0 +1,108 @@
+"""What the operator sets, from the environment; each with a default that runs without any node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+
+from attrs import field, frozen
+
+from freetier import ConfigError, FreeTierPolicy
+from freetier.pricing import BtcPrice, Rates
+
+PREFIX = "PAID_AGENT_"
+
+
+@frozen
+class Settings:
+    """All of it. `tiers` says which public key is of which tier; others are `tier_of_others`."""
+
+    db: str = "sqlite:///paid_agent.db"
+    url: str = "http://127.0.0.1:8080"
+    lnbits_url: str | None = None
+    lnbits_key: str | None = field(default=None, repr=False)
+    tiers: Mapping[str, str] = field(factory=dict)
+    tier_of_others: str = "new"
+    eval_sats: int = 0
+    invoice_ttl: timedelta = timedelta(minutes=15)
+    work_time: timedelta = timedelta(minutes=5)
+    poll: timedelta = timedelta(seconds=5)
+    input_usd_per_million: Decimal = Decimal(50)
+    output_usd_per_million: Decimal = Decimal(200)
+    margin_pct: Decimal = Decimal(20)
+    btc_usd: Decimal = Decimal(100_000)
+    policy: FreeTierPolicy = field(factory=FreeTierPolicy)
+
+    @property
+    def grant_ttl(self) -> timedelta:
+        """How long a grant is held: who pays at the last moment must still get their work."""
+        return self.invoice_ttl + self.work_time
+
+    def btc_price(self) -> BtcPrice:
+        """The bitcoin price, as the operator set it. A service that follows a market asks it."""
+        return BtcPrice(self.btc_usd, datetime.now(UTC))
+
+    def rates(self) -> Rates:
+        """What work costs now. Raises `StalePrice` when the bitcoin price is too old."""
+        return Rates(
+            self.input_usd_per_million,
+            self.output_usd_per_million,
+            self.margin_pct,
+            self.btc_price().fresh_usd(datetime.now(UTC)),
+        )
+
+    def tier_of(self, pubkey: str | None) -> str:
+        """The tier of a caller: a proof of a key is no trust, the operator's list is."""
+        return "new" if pubkey is None else self.tiers.get(pubkey, self.tier_of_others)
+
+
+def from_env(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings that the variables say; `FREETIER_…` are the policy's. Raises `ConfigError`."""
+    given = {
+        name.removeprefix(PREFIX).lower(): text
+        for name, text in environ.items()
+        if name.startswith(PREFIX)
+    }
+    readers = {
+        "db": str,
+        "url": lambda text: text.rstrip("/"),
+        "lnbits_url": lambda text: text.rstrip("/"),
+        "lnbits_key": str,
+        "tiers": _tiers,
+        "tier_of_others": str,
+        "eval_sats": int,
+        "invoice_ttl": _seconds,
+        "work_time": _seconds,
+        "poll": _seconds,
+        "input_usd_per_million": Decimal,
+        "output_usd_per_million": Decimal,
+        "margin_pct": Decimal,
+        "btc_usd": Decimal,
+    }
+    values = {}
+    for name, text in given.items():
+        if name not in readers:
+            raise ConfigError(f"{PREFIX}{name.upper()}: there is no such setting")
+        try:
+            values[name] = readers[name](text)
+        except (ValueError, InvalidOperation):
+            raise ConfigError(f"{PREFIX}{name.upper()}: {text!r} cannot be read") from None
+    if ("lnbits_url" in values) is not ("lnbits_key" in values):
+        raise ConfigError(f"{PREFIX}LNBITS_URL and {PREFIX}LNBITS_KEY go together")
+    settings = Settings(policy=FreeTierPolicy.from_env(environ), **values)
+    for tier in (settings.tier_of_others, *settings.tiers.values()):
+        if tier not in settings.policy.budgets:
+            raise ConfigError(f"tier {tier!r} has no budget")
+    return settings
+
+
+def _seconds(text: str) -> timedelta:
+    return timedelta(seconds=float(text))
+
+
+def _tiers(text: str) -> dict[str, str]:
+    """`<public key in hex>=<tier>`, separated by commas."""
+    pairs = [pair.split("=") for pair in text.split(",") if pair]
+    return {key.strip(): tier.strip() for key, tier in pairs}

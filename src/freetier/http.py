@@ -1,0 +1,163 @@
+"""What a host answers over HTTP, as plain values: fields, problems, 402, what is left of a budget.
+
+Nothing here knows a framework; `freetier.starlette` hands these replies to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+
+from attrs import field, frozen
+
+from freetier.errors import (
+    Conflict,
+    FreeTierError,
+    InsufficientBalance,
+    InvalidInput,
+    NotAuthenticated,
+    OutcomeUnknown,
+    StalePrice,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnavailable,
+    UnknownRequest,
+)
+from freetier.invoices import Invoice
+from freetier.values import Decision, Grant, Limit, Settlement, check_sats, check_time
+
+PROBLEM = "application/problem+json"
+"""The media type of a problem (RFC 9457)."""
+RETRY_AFTER_S = 1
+
+STATUSES: Mapping[type[FreeTierError], HTTPStatus] = {
+    NotAuthenticated: HTTPStatus.UNAUTHORIZED,
+    InsufficientBalance: HTTPStatus.PAYMENT_REQUIRED,
+    UnknownRequest: HTTPStatus.NOT_FOUND,
+    Conflict: HTTPStatus.CONFLICT,
+    InvalidInput: HTTPStatus.UNPROCESSABLE_ENTITY,
+    StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    OutcomeUnknown: HTTPStatus.SERVICE_UNAVAILABLE,
+    StalePrice: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoreReadOnly: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoreFull: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""The status of each error, of its children too; of any other, 500."""
+
+_DAY_S = 24 * 3600
+# Of these the caller may try again soon, with the same id.
+_PASSING = (StoreUnavailable, OutcomeUnknown, StalePrice)
+_ABOUT_THE_CALLER = (InvalidInput, InsufficientBalance, NotAuthenticated)
+
+
+@frozen
+class Reply:
+    """An answer, for any framework: its status, its header fields, its body as JSON has it."""
+
+    status: int
+    headers: Mapping[str, str] = field(hash=False)
+    body: Mapping[str, object] = field(hash=False)
+
+
+def response_fields(answer: Decision | Grant | Settlement) -> dict[str, bool | int]:
+    """`free_tier` (whether the pool pays for any of it) and `absorbed_sats` (how much).
+
+    Of a settled grant, what the pool paid in the end.
+    """
+    match answer:
+        case Settlement():
+            absorbed = answer.absorbed_sats
+        case Grant(settlement=Settlement() as settlement):
+            absorbed = settlement.absorbed_sats
+        case _:
+            absorbed = answer.absorb_sats
+    return {"free_tier": absorbed > 0, "absorbed_sats": absorbed}
+
+
+def payment_required(
+    answer: Decision | Grant, invoice: Invoice, *, instance: str | None = None
+) -> Reply:
+    """402, with the invoice for what the pool does not pay (RFC 9110, section 15.5.3).
+
+    The body is a problem whose further members are the decision's and the invoice's figures.
+    Raises `InvalidInput` for an invoice that does not ask for what is charged.
+    """
+    if invoice.amount_sats != answer.charge_sats:
+        raise InvalidInput("invoice", invoice.amount_sats, f"one of {answer.charge_sats} sats")
+    decision = answer.decision if isinstance(answer, Grant) else answer
+    return _problem(
+        HTTPStatus.PAYMENT_REQUIRED,
+        f"Pay {invoice.amount_sats} sats, then ask again with the same id.",
+        instance,
+        {
+            **response_fields(answer),
+            "price_sats": decision.price_sats,
+            "charge_sats": decision.charge_sats,
+            "bound_by": decision.bound_by,
+            "invoice": invoice.bolt11,
+            "payment_hash": invoice.id,
+            "expires_at": invoice.expires_at.astimezone(UTC).isoformat(),
+        },
+    )
+
+
+def problem(error: FreeTierError, *, instance: str | None = None) -> Reply:
+    """The problem details (RFC 9457) of an error. `instance` is a URI of this occurrence.
+
+    `error` in the body is the error's class, for programs. `detail` is the error's own message
+    only where that is about what the caller sent; else it says what the class means. The message
+    of a `Conflict` names who asked first, and one from 500 on is the host's own affair.
+    """
+    status = next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
+    status = status or HTTPStatus.INTERNAL_SERVER_ERROR
+    told = isinstance(error, _ABOUT_THE_CALLER)
+    detail = str(error) if told else (type(error).__doc__ or "").partition("\n")[0]
+    members: dict[str, object] = {"error": type(error).__name__}
+    match error:
+        case InvalidInput():
+            members["argument"] = error.argument
+        case InsufficientBalance():
+            members |= {"needed_sats": error.needed_sats, "free_sats": error.free_sats}
+    headers: dict[str, str] = {}
+    if isinstance(error, _PASSING):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Nostr"
+    return _problem(status, detail, instance, members, headers)
+
+
+def ratelimit_fields(
+    decision: Decision, *, budget_sats: int, now: datetime, drawn: bool = True
+) -> dict[str, str]:
+    """What is left of the identity's budget today: `RateLimit-Policy` and `RateLimit`.
+
+    As draft-ietf-httpapi-ratelimit-headers has them, counted in sats. `budget_sats` is of the
+    identity's tier. The allowance is what the decision found, less what it absorbs, if that was
+    `drawn` (by `reserve`; not by `decide`). Nothing for an anonymous caller. Raises `InvalidInput`.
+    """
+    check_sats("budget_sats", budget_sats)
+    midnight = check_time("now", now).astimezone(UTC).replace(hour=0, minute=0, second=0)
+    left_s = _DAY_S - (now - midnight.replace(microsecond=0)) // timedelta(seconds=1)
+    if Limit.BUDGET not in decision.rooms or Limit.ANONYMOUS in decision.rooms:
+        return {}
+    left = decision.rooms[Limit.BUDGET] - (decision.absorb_sats if drawn else 0)
+    return {
+        "RateLimit-Policy": f'"budget";q={budget_sats};qu="sats";w={_DAY_S}',
+        "RateLimit": f'"budget";r={left};t={left_s}',
+    }
+
+
+def _problem(
+    status: HTTPStatus,
+    detail: str,
+    instance: str | None,
+    members: Mapping[str, object],
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
+    """A problem of no type of its own; its title is then the status's phrase (RFC 9457, 4.2.1)."""
+    body = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
+    if instance is not None:
+        body["instance"] = instance
+    fixed = {"Content-Type": PROBLEM, "Cache-Control": "no-store"}
+    return Reply(int(status), {**fixed, **(headers or {})}, {**body, **members})

@@ -1,0 +1,166 @@
+"""What is answered over HTTP: nothing of the host's own, and every figure as it was decided."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from freetier import FreeTier, FreeTierError, FreeTierPolicy, InvalidInput, Request, errors, http
+from freetier.errors import InsufficientBalance
+from freetier.invoices import Invoice
+from freetier.testing import strategies
+from freetier.values import Snapshot
+
+NOW = datetime(2030, 1, 1, 18, tzinfo=UTC)
+INVOICE = Invoice("the-hash", "lnbc1", 40, NOW)
+POLICY = FreeTierPolicy()
+
+
+def every_error() -> list[type[FreeTierError]]:
+    found = [FreeTierError]
+    for kind in found:
+        found += kind.__subclasses__()
+    return [kind for kind in found if kind.__module__ == errors.__name__]
+
+
+def made(kind: type[FreeTierError]) -> FreeTierError:
+    if kind is InvalidInput:
+        return InvalidInput("price_sats", -1, "a whole number")
+    if kind is InsufficientBalance:
+        return InsufficientBalance("session", 9, 5)
+    return kind("password=hunter2 at /srv/ledger.db")
+
+
+@pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.__name__)
+def test_every_error_is_a_problem(kind: type[FreeTierError]) -> None:
+    """Every error has a status and a problem that is valid JSON and names the error's class."""
+    reply = http.problem(made(kind), instance="/api/jobs")
+    assert reply.headers["Content-Type"] == "application/problem+json"
+    body = json.loads(json.dumps(reply.body))
+    assert body["status"] == reply.status
+    assert (body["type"], body["error"]) == ("about:blank", kind.__name__)
+    assert body["instance"] == "/api/jobs"
+    assert body["detail"]
+
+
+@pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.__name__)
+def test_what_is_not_the_callers_is_not_told(kind: type[FreeTierError]) -> None:
+    """A message is told only where it is about what the caller sent: not who asked first."""
+    reply = http.problem(made(kind))
+    told = "hunter2" in json.dumps(reply.body)
+    assert told is (kind is errors.NotAuthenticated)
+    assert "\n" not in str(reply.body["detail"])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry"),
+    [
+        ("NotAuthenticated", 401, False),
+        ("InsufficientBalance", 402, False),
+        ("UnknownRequest", 404, False),
+        ("Conflict", 409, False),
+        ("IllegalTransition", 409, False),
+        ("InvalidInput", 422, False),
+        ("StoreUnavailable", 503, True),
+        ("OutcomeUnknown", 503, True),
+        ("StalePrice", 503, True),
+        ("StoreReadOnly", 503, False),
+        ("StoreFull", 503, False),
+        ("IntegrityError", 500, False),
+        ("SchemaError", 500, False),
+        ("ConfigError", 500, False),
+        ("FreeTierError", 500, False),
+    ],
+)
+def test_statuses(error: str, status: int, retry: bool) -> None:
+    """Each error has the status that says what the caller may do; 503 says when to try again."""
+    reply = http.problem(made(getattr(errors, error)))
+    assert (reply.status, "Retry-After" in reply.headers) == (status, retry)
+
+
+def test_members_for_programs() -> None:
+    """Bad input is named; a balance that is too small says how much it lacks; 401 says by what."""
+    assert http.problem(made(InvalidInput)).body["argument"] == "price_sats"
+    short = http.problem(made(InsufficientBalance)).body
+    assert (short["needed_sats"], short["free_sats"]) == (9, 5)
+    proof = http.problem(made(errors.NotAuthenticated))
+    assert proof.headers["WWW-Authenticate"] == "Nostr"
+
+
+def test_response_fields(ledger: FreeTier) -> None:
+    """The two fields of every answer: of what was decided, and once it was settled, of that."""
+    free = ledger.reserve(Request("free", "ada", "trusted", 90))
+    gate = ledger.reserve(Request("gate", None, "new", 90))
+    assert http.response_fields(free) == {"free_tier": True, "absorbed_sats": 90}
+    assert http.response_fields(free.decision) == {"free_tier": True, "absorbed_sats": 90}
+    assert http.response_fields(gate) == {"free_tier": False, "absorbed_sats": 0}
+    settlement = ledger.settle("free", 30)
+    assert http.response_fields(settlement) == {"free_tier": True, "absorbed_sats": 30}
+    settled = http.response_fields(ledger.grant("free"))
+    assert settled == {"free_tier": True, "absorbed_sats": 30}
+
+
+def test_payment_required(ledger: FreeTier) -> None:
+    """402 has the invoice, what it is for, what the pool pays, and which limit bound that."""
+    grant = ledger.reserve(Request("partial", "ada", "trusted", 240))
+    reply = http.payment_required(grant, INVOICE, instance="/answers/1")
+    assert (reply.status, reply.headers["Cache-Control"]) == (402, "no-store")
+    assert reply.body == {
+        "type": "about:blank",
+        "title": "Payment Required",
+        "status": 402,
+        "detail": "Pay 40 sats, then ask again with the same id.",
+        "instance": "/answers/1",
+        "free_tier": True,
+        "absorbed_sats": 200,
+        "price_sats": 240,
+        "charge_sats": 40,
+        "bound_by": "budget",
+        "invoice": "lnbc1",
+        "payment_hash": "the-hash",
+        "expires_at": "2030-01-01T18:00:00+00:00",
+    }
+    assert http.payment_required(grant.decision, INVOICE).body["charge_sats"] == 40
+    for amount in (39, 41):
+        with pytest.raises(InvalidInput):
+            http.payment_required(grant, evolve(INVOICE, amount_sats=amount))
+
+
+@given(
+    request=strategies.requests(most=2000),
+    snapshot=strategies.snapshots(most=2000),
+    drawn=st.booleans(),
+    seconds=st.integers(0, 86_399),
+)
+def test_what_is_left_of_a_budget(
+    request: Request, snapshot: Snapshot, drawn: bool, seconds: int
+) -> None:
+    """A known caller is told the budget, what is left of it, and the seconds to midnight, UTC."""
+    decision = POLICY.decide(request, snapshot)
+    budget = POLICY.budgets[request.tier]
+    midnight = datetime(2030, 1, 1, tzinfo=UTC)
+    elsewhere = (midnight + timedelta(seconds=seconds)).astimezone(timezone(timedelta(hours=9)))
+    fields = http.ratelimit_fields(decision, budget_sats=budget, now=elsewhere, drawn=drawn)
+    if request.identity is None:
+        assert fields == {}
+        return
+    assert fields["RateLimit-Policy"] == f'"budget";q={budget};qu="sats";w=86400'
+    match = re.fullmatch(r'"budget";r=(\d+);t=(\d+)', fields["RateLimit"])
+    assert match
+    left = max(0, budget - snapshot.identity_used_sats) - (decision.absorb_sats if drawn else 0)
+    assert (int(match[1]), int(match[2])) == (left, 86_400 - seconds)
+
+
+def test_a_budget_is_checked() -> None:
+    """A budget that is none, or a naive time, is named."""
+    decision = POLICY.decide(Request("a", "ada", "elite", 1), Snapshot(NOW, 100))
+    with pytest.raises(InvalidInput):
+        http.ratelimit_fields(decision, budget_sats=-1, now=NOW)
+    with pytest.raises(InvalidInput):
+        http.ratelimit_fields(decision, budget_sats=1, now=NOW.replace(tzinfo=None))

@@ -1,0 +1,80 @@
+"""The Starlette layer: an error or a bill that an endpoint raises is answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from freetier import Conflict, FreeTierError, IllegalTransition, InvalidInput, Snapshot, errors
+from freetier.invoices import Invoice
+from freetier.policy import FreeTierPolicy
+from freetier.starlette import PaymentRequired, on_error, on_payment_required
+from freetier.values import Request as Asked
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+DECISION = FreeTierPolicy().decide(Asked("a", "ada", "trusted", 240), Snapshot(NOW, 1000))
+
+
+def raising(error: Exception) -> Callable[[Request], Response]:
+    def endpoint(_: Request) -> Response:
+        raise error
+
+    return endpoint
+
+
+def answered(error: Exception) -> httpx.Response:
+    """What an app answers whose endpoint raises it."""
+    return asyncio.run(answer_to(error))
+
+
+async def answer_to(error: Exception) -> httpx.Response:
+    app = Starlette(
+        routes=[Route("/jobs", raising(error))],
+        exception_handlers={FreeTierError: on_error, PaymentRequired: on_payment_required},
+    )
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
+        return await client.get("/jobs")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(Conflict("used"), 409), (IllegalTransition("ended"), 409), (errors.StoreFull("disk"), 503)],
+    ids=repr,
+)
+def test_an_error_is_answered(error: FreeTierError, status: int) -> None:
+    """An error of the library, and each of its children, is a problem about the path it was on."""
+    response = answered(error)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["error"] == type(error).__name__
+    assert response.json()["instance"] == "/jobs"
+
+
+def test_a_bill_is_answered() -> None:
+    """A bill that is raised is 402, with the invoice."""
+    response = answered(PaymentRequired(DECISION, Invoice("hash", "lnbc1", 40, NOW)))
+    assert response.status_code == 402
+    assert response.json()["invoice"] == "lnbc1"
+    with pytest.raises(InvalidInput):
+        PaymentRequired(DECISION, Invoice("hash", "lnbc1", 41, NOW))
+
+
+@pytest.mark.parametrize("handler", [on_error, on_payment_required])
+def test_a_handler_of_the_wrong_error(handler: Callable[..., object]) -> None:
+    """A handler that is registered for what it does not know says so, and hides nothing."""
+
+    async def answer() -> None:
+        request = Request({"type": "http", "path": "/", "headers": []})
+        await handler(request, ValueError("other"))  # type: ignore[misc]
+
+    with pytest.raises(InvalidInput):
+        asyncio.run(answer())
