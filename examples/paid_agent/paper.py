@@ -14,7 +14,7 @@ from sqlalchemy import text
 from freetier.invoices import Invoice
 from freetier.values import from_us, to_us
 
-from .lightning import NodeError, Outcome
+from .lightning import Outcome
 from .store import Store
 
 TABLE = """
@@ -35,7 +35,7 @@ class PaperNode:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def invoice(self, key: str, sats: int, ttl: timedelta, memo: str) -> Invoice:  # noqa: ARG002
+    async def invoice(self, key: str, sats: int, ttl: timedelta, memo: str) -> Invoice:
         """See `Node.invoice`."""
         row = await self._once(key, sats, outgoing=False, ttl=ttl)
         return Invoice(row["id"], f"lnpaper{row['id']}", row["sats"], from_us(row["expires_at_us"]))
@@ -56,17 +56,16 @@ class PaperNode:
         row = await self._once(named, sats, outgoing=True, ttl=timedelta(hours=1))
         return f"lnpaper{row['id']}", row["id"]
 
-    async def pay(self, bolt11: str, payment_hash: str) -> Outcome:  # noqa: ARG002
+    async def pay(self, bolt11: str, payment_hash: str) -> Outcome:
         """See `Node.pay`."""
         await self.receive(payment_hash)
         return Outcome.PAID
 
-    async def receive(self, invoice_id: str) -> None:
-        """Mark a payment as made: what a wallet does. Raises `NodeError` for an unknown one."""
+    async def receive(self, invoice_id: str) -> bool:
+        """Mark a payment as made, as a wallet does; False if there is none to make."""
         async with self._store.writing() as books:
             sql = text("UPDATE paper_payments SET paid = TRUE WHERE id = :id RETURNING id")
-            if not (await books.connection.execute(sql, {"id": invoice_id})).all():
-                raise NodeError(f"there is no invoice {invoice_id}")
+            return bool((await books.connection.execute(sql, {"id": invoice_id})).all())
 
     async def close(self) -> None:
         """See `Node.close`."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 from attrs import field, frozen
 
 from freetier import ConfigError, FreeTierPolicy
+from freetier.jobs import Job
 from freetier.pricing import BtcPrice, Rates
+from freetier.settings import yes_no
 
 PREFIX = "PAID_AGENT_"
 
@@ -23,6 +26,7 @@ class Settings:
     url: str = "http://127.0.0.1:8080"
     lnbits_url: str | None = None
     lnbits_key: str | None = field(default=None, repr=False)
+    plain_addresses: bool = False
     tiers: Mapping[str, str] = field(factory=dict)
     tier_of_others: str = "new"
     eval_sats: int = 0
@@ -53,6 +57,14 @@ class Settings:
             self.btc_price().fresh_usd(datetime.now(UTC)),
         )
 
+    def rates_of(self, job: Job) -> Rates:
+        """What the work of a job costs: at the margin and the bitcoin price of its quote."""
+        assert job.margin_pct is not None
+        assert job.btc_usd is not None
+        return Rates(
+            self.input_usd_per_million, self.output_usd_per_million, job.margin_pct, job.btc_usd
+        )
+
     def tier_of(self, pubkey: str | None) -> str:
         """The tier of a caller: a proof of a key is no trust, the operator's list is."""
         return "new" if pubkey is None else self.tiers.get(pubkey, self.tier_of_others)
@@ -65,11 +77,12 @@ def from_env(environ: Mapping[str, str] = os.environ) -> Settings:
         for name, text in environ.items()
         if name.startswith(PREFIX)
     }
-    readers = {
+    readers: dict[str, Callable[[str], Any]] = {
         "db": str,
         "url": lambda text: text.rstrip("/"),
         "lnbits_url": lambda text: text.rstrip("/"),
         "lnbits_key": str,
+        "plain_addresses": yes_no,
         "tiers": _tiers,
         "tier_of_others": str,
         "eval_sats": int,
@@ -81,7 +94,7 @@ def from_env(environ: Mapping[str, str] = os.environ) -> Settings:
         "margin_pct": Decimal,
         "btc_usd": Decimal,
     }
-    values = {}
+    values: dict[str, Any] = {}
     for name, text in given.items():
         if name not in readers:
             raise ConfigError(f"{PREFIX}{name.upper()}: there is no such setting")

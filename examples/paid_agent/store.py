@@ -44,9 +44,12 @@ class Books:
     async def by_invoice(self, invoice_id: str) -> Job | Session | None:
         """What an invoice is for."""
         sought = {"invoice_id": invoice_id}
-        jobs = await self._read(self.tables.jobs, self.tables.job_by_invoice, sought)
-        sessions = await self._read(self.tables.sessions, self.tables.session_by_invoice, sought)
-        return next(iter([*jobs, *sessions]), None)
+        for job in await self._read(self.tables.jobs, self.tables.job_by_invoice, sought):
+            return job
+        by_invoice = self.tables.session_by_invoice
+        for session in await self._read(self.tables.sessions, by_invoice, sought):
+            return session
+        return None
 
     async def unfinished(self, table: Table[R], after: str) -> list[R]:
         """A page of the records for which something is due."""
@@ -60,14 +63,15 @@ class Books:
         """Note a new record; False if its id was there before."""
         return bool((await self.connection.execute(text(table.insert), table.row(record))).all())
 
-    async def update(self, table: Table[R], record: R) -> None:
-        """Note the next version of a record. Raises `Overtaken`."""
-        if not (await self.connection.execute(text(table.update), table.row(record))).all():
+    async def update(self, table: Table[R], before: R, after: R) -> None:
+        """Note what became of a record since it was read. Raises `Overtaken`."""
+        change = table.change(before, after)
+        if not (await self.connection.execute(text(table.update), change)).all():
             raise Overtaken
 
     async def _read(self, table: Table[R], sql: str, values: dict[str, Any]) -> list[R]:
         found = await self.connection.execute(text(sql), values)
-        return [table.record(row) for row in found.mappings()]
+        return [table.record(dict(row)) for row in found.mappings()]
 
 
 class Store:
@@ -103,7 +107,7 @@ class Store:
 
 @asynccontextmanager
 async def opened(url: str, policy: FreeTierPolicy, *more_tables: str) -> AsyncIterator[Store]:
-    """The store at a URL (`sqlite:///file.db`, `postgresql://…`), with its tables and its ledger."""
+    """The store at a URL (`sqlite:///file.db`, `postgresql://…`), with its tables and ledger."""
     scheme, _, rest = url.partition(":")
     dialect, driver = DRIVERS[scheme]
     async with freetier.open_async(url, policy):

@@ -86,11 +86,11 @@ def payment_required(
     if invoice.amount_sats != answer.charge_sats:
         raise InvalidInput("invoice", invoice.amount_sats, f"one of {answer.charge_sats} sats")
     decision = answer.decision if isinstance(answer, Grant) else answer
-    return _problem(
+    return plain_problem(
         HTTPStatus.PAYMENT_REQUIRED,
         f"Pay {invoice.amount_sats} sats, then ask again with the same id.",
-        instance,
-        {
+        instance=instance,
+        members={
             **response_fields(answer),
             "price_sats": decision.price_sats,
             "charge_sats": decision.charge_sats,
@@ -124,7 +124,7 @@ def problem(error: FreeTierError, *, instance: str | None = None) -> Reply:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Nostr"
-    return _problem(status, detail, instance, members, headers)
+    return plain_problem(status, detail, instance=instance, members=members, headers=headers)
 
 
 def ratelimit_fields(
@@ -148,16 +148,21 @@ def ratelimit_fields(
     }
 
 
-def _problem(
-    status: HTTPStatus,
+def plain_problem(
+    status: int,
     detail: str,
-    instance: str | None,
-    members: Mapping[str, object],
+    *,
+    instance: str | None = None,
+    members: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Reply:
-    """A problem of no type of its own; its title is then the status's phrase (RFC 9457, 4.2.1)."""
-    body = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
+    """A problem of the host's own, in the form of the others.
+
+    It has no type but its status, whose phrase is then the title (RFC 9457, section 4.2.1).
+    """
+    phrase = HTTPStatus(status).phrase
+    body = {"type": "about:blank", "title": phrase, "status": int(status), "detail": detail}
     if instance is not None:
         body["instance"] = instance
     fixed = {"Content-Type": PROBLEM, "Cache-Control": "no-store"}
-    return Reply(int(status), {**fixed, **(headers or {})}, {**body, **members})
+    return Reply(int(status), {**fixed, **(headers or {})}, {**body, **(members or {})})

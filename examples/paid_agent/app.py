@@ -1,0 +1,239 @@
+"""The HTTP API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated
+from uuid import uuid4
+
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+from starlette.exceptions import HTTPException
+
+from freetier import FreeTierError, InvalidInput, UnknownRequest, http
+from freetier.jobs import Due
+from freetier.nostr import verify_nip98
+from freetier.starlette import on_error, to_response
+
+from . import page
+from .lightning import Node, NodeError
+from .limits import BodyLimit
+from .paper import PaperNode
+from .schemas import (
+    EstimateOut,
+    InPath,
+    JobOut,
+    NewJob,
+    NewRequest,
+    NewSession,
+    PoolOut,
+    RefundTo,
+    RequestOut,
+    SessionOut,
+    Text,
+    estimate_out,
+    job_out,
+    pool_out,
+    problems,
+    request_out,
+    session_out,
+)
+from .service import Service, running
+from .sessions import Refused
+from .settings import Settings
+from .work import Work
+
+
+def create_app(
+    settings: Settings, *, node: Node | None = None, work: Work | None = None
+) -> FastAPI:
+    """The app; its database is opened when it starts, and what was interrupted goes on."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running(settings, node=node, work=work) as service:
+            app.state.service = service
+            yield
+
+    app = FastAPI(
+        title="Paid agent",
+        version="1",
+        summary="Small text jobs for sats; a community's pool pays what it can.",
+        lifespan=lifespan,
+        responses=problems(413, 422, 503),
+    )
+    app.add_exception_handler(FreeTierError, on_error)
+    app.add_exception_handler(RequestValidationError, _on_bad_request)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Refused, _on_refused)
+    app.add_exception_handler(NodeError, _on_node_error)
+    app.add_middleware(BodyLimit, most_bytes=100_000)
+    _routes(app)
+    if settings.lnbits_url is None:
+        _paper_routes(app)
+    return app
+
+
+def get_service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+Served = Annotated[Service, Depends(get_service)]
+
+
+async def get_body(request: Request) -> bytes:
+    """The body as it was sent: that is what was signed."""
+    return await request.body()
+
+
+def get_identity(
+    request: Request,
+    service: Served,
+    body: Annotated[bytes, Depends(get_body)],
+    authorization: Annotated[str | None, Header()] = None,
+) -> str | None:
+    """The public key that signed the request (NIP-98); None is anonymous.
+
+    The URL that was signed is the one that callers know this service by, whatever proxies do.
+    """
+    if authorization is None:
+        return None
+    query = f"?{request.url.query}" if request.url.query else ""
+    return verify_nip98(
+        authorization,
+        url=f"{service.settings.url}{request.url.path}{query}",
+        method=request.method,
+        body=body,
+    )
+
+
+Identity = Annotated[str | None, Depends(get_identity)]
+
+
+def _routes(app: FastAPI) -> None:
+    @app.post(
+        "/api/jobs", status_code=201, responses={200: {"model": JobOut}, **problems(401, 409)}
+    )
+    async def create_job(
+        new: NewJob, service: Served, identity: Identity, response: Response
+    ) -> JobOut:
+        """Sell a job. 201: with the invoice to pay, or at work. 200: it was created before."""
+        job_id = new.id or uuid4().hex
+        _, made = await service.jobs.create(job_id, new.request, identity, new.refund_to)
+        job = await service.jobs.advance(job_id, up_to=Due.WORK)
+        assert job is not None
+        service.spawn(service.jobs.advance(job_id))
+        response.status_code = 201 if made else 200
+        return job_out(job)
+
+    @app.get("/api/jobs/{job_id}", responses=problems(401, 404))
+    async def read_job(job_id: InPath, service: Served, identity: Identity) -> JobOut:
+        """A job as it stands. Of a job that an identity created, to that identity alone."""
+        job = await service.jobs.find(job_id)
+        if job is None or job.identity not in (None, identity):
+            raise UnknownRequest(f"there is no job {job_id!r}")
+        return job_out(job)
+
+    @app.post("/api/jobs/{job_id}/refund", responses=problems(401, 404, 409))
+    async def refund_job(
+        job_id: InPath, to: RefundTo, service: Served, identity: Identity
+    ) -> JobOut:
+        """Say where a refund goes; it is paid as soon as it is owed."""
+        await read_job(job_id, service, identity)
+        await service.jobs.refund_to(job_id, to.destination)
+        job = await service.jobs.advance(job_id)
+        assert job is not None
+        return job_out(job)
+
+    @app.post("/api/sessions", status_code=201, responses=problems(401))
+    async def open_session(new: NewSession, service: Served, identity: Identity) -> SessionOut:
+        """Open a session, with the invoice for its deposit. Who knows its id may spend it."""
+        return session_out(await service.sessions.open(new.deposit_sats, identity))
+
+    @app.get("/api/sessions/{session_id}", responses=problems(404))
+    async def read_session(session_id: InPath, service: Served) -> SessionOut:
+        """A session as it stands."""
+        return session_out(await service.sessions.find(session_id))
+
+    @app.post("/api/sessions/{session_id}/request", responses=problems(402, 404, 409))
+    async def serve(session_id: InPath, new: NewRequest, service: Served) -> RequestOut:
+        """Do work, and debit what the pool does not pay. 402: the balance does not reach."""
+        request_id = new.id or uuid4().hex
+        return request_out(await service.sessions.serve(session_id, request_id, new.request))
+
+    @app.post("/api/sessions/{session_id}/close", responses=problems(404, 409))
+    async def close_session(session_id: InPath, to: RefundTo, service: Served) -> SessionOut:
+        """Close a session; what is left of its deposit is paid back."""
+        return session_out(await service.sessions.close(session_id, to.destination))
+
+    @app.get("/api/estimate", responses=problems(401))
+    async def read_estimate(
+        request: Annotated[Text, Query()], service: Served, identity: Identity
+    ) -> EstimateOut:
+        """What a job would cost this caller now. Nothing is written, nothing is to be paid."""
+        made = await service.estimate(request, identity)
+        return estimate_out(made, identity, service.settings.tier_of(identity))
+
+    @app.get("/api/pool")
+    async def read_pool(service: Served) -> PoolOut:
+        """The pool, and its day."""
+        async with service.store.reading() as books:
+            return pool_out(await books.ledger.pool_status())
+
+    @app.post("/api/lightning/notice", status_code=202, include_in_schema=False)
+    async def notice(request: Request, service: Served) -> dict[str, str]:
+        """The node's webhook. Anybody may call it, so it is only a reason to ask the node."""
+        payment = await request.json()
+        invoice_id = payment.get("payment_hash") if isinstance(payment, dict) else None
+        if not isinstance(invoice_id, str):
+            raise InvalidInput("payment_hash", invoice_id, "a payment hash")
+        service.spawn(service.notice(invoice_id))
+        return {"heard": invoice_id}
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def read_page(service: Served) -> str:
+        """The pool, its day and the latest grants, for people."""
+        return await page.rendered(service)
+
+
+def _paper_routes(app: FastAPI) -> None:
+    @app.post("/api/paper/{payment_hash}/pay", status_code=202, responses=problems(404))
+    async def pay(payment_hash: InPath, service: Served) -> dict[str, str]:
+        """Pay an invoice on paper: what a wallet would do."""
+        assert isinstance(service.node, PaperNode)
+        if not await service.node.receive(payment_hash):
+            raise UnknownRequest(f"there is no invoice {payment_hash!r}")
+        service.spawn(service.notice(payment_hash))
+        return {"paid": payment_hash}
+
+
+async def _on_bad_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return _answer(request, 422, f"{where}: {first['msg']}")
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _answer(request, error.status_code, error.detail, error.headers)
+
+
+async def _on_refused(request: Request, error: Exception) -> Response:
+    return _answer(request, 422, f"request: {error}")
+
+
+async def _on_node_error(request: Request, _: Exception) -> Response:
+    return _answer(request, 503, "The Lightning node does not answer.", {"Retry-After": "5"})
+
+
+def _answer(
+    request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The same form of answer as for the errors of freetier."""
+    return to_response(
+        http.plain_problem(status, detail, instance=request.url.path, headers=headers)
+    )

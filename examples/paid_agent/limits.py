@@ -1,0 +1,39 @@
+"""A body that is too long is refused before it is read."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from freetier.http import plain_problem
+from freetier.starlette import to_response
+
+
+class BodyLimit:
+    """ASGI middleware that answers 413, whether or not a length was announced."""
+
+    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+        self._app = app
+        self._most_bytes = most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count what is received."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self._most_bytes:
+            too_long = plain_problem(413, "The body is too long.", instance=scope["path"])
+            await to_response(too_long)(scope, receive, send)
+            return
+        left = self._most_bytes
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, "The body is too long.")
+            return message
+
+        await self._app(scope, counted, send)

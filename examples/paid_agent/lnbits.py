@@ -1,0 +1,125 @@
+"""Lightning by an LNbits wallet: its invoices in, its payments out."""
+
+from __future__ import annotations
+
+import time
+from asyncio import Lock
+from collections import defaultdict
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx
+
+from freetier.invoices import Invoice
+from freetier.values import check_time
+
+from .lightning import NodeError, Outcome
+from .lnurl import invoice_of_address
+
+_OUTCOMES = {"success": Outcome.PAID, "pending": Outcome.PENDING, "failed": Outcome.FAILED}
+
+
+class LNbitsNode:
+    """See `Node`. `key` is the wallet's admin key; `webhook` is called when an invoice was paid.
+
+    An invoice carries its key as LNbits' `external_id`, so it is found again by a service that was
+    killed before it noted the invoice. Two processes that ask for the same key at once are not
+    kept apart: let one process serve a database.
+    """
+
+    def __init__(self, url: str, key: str, webhook: str, *, plain_addresses: bool = False) -> None:
+        # Loopback or not, the wallet's key goes to the wallet: no proxy of the environment's.
+        self._http = httpx.AsyncClient(
+            base_url=url, headers={"X-Api-Key": key}, timeout=30, trust_env=False
+        )
+        self._webhook = webhook
+        self._plain_addresses = plain_addresses
+        self._making: defaultdict[str, Lock] = defaultdict(Lock)
+
+    async def invoice(self, key: str, sats: int, ttl: timedelta, memo: str) -> Invoice:
+        """See `Node.invoice`."""
+        async with self._making[key]:
+            made = await self._made(key) or await self._call(
+                "POST",
+                "/api/v1/payments",
+                {
+                    "out": False,
+                    "amount": sats,
+                    "unit": "sat",
+                    "memo": memo,
+                    "expiry": int(ttl.total_seconds()),
+                    "external_id": key,
+                    "webhook": self._webhook,
+                },
+            )
+        self._making.pop(key, None)
+        expires_at = check_time("expiry", datetime.fromisoformat(made["expiry"]))
+        return Invoice(made["payment_hash"], made["bolt11"], made["amount"] // 1000, expires_at)
+
+    async def is_paid(self, invoice_id: str) -> bool:
+        """See `Node.is_paid`."""
+        payment = await self._payment(invoice_id)
+        return payment is not None and payment["amount"] > 0 and payment["status"] == "success"
+
+    async def key_of(self, invoice_id: str) -> str | None:
+        """See `Node.key_of`."""
+        payment = await self._payment(invoice_id)
+        return payment["external_id"] if payment and payment["amount"] > 0 else None
+
+    async def invoice_of(self, destination: str, sats: int) -> tuple[str, str]:
+        """See `Node.invoice_of`."""
+        bolt11 = destination
+        if "@" in destination:
+            bolt11 = await invoice_of_address(destination, sats, plain=self._plain_addresses)
+        decoded = await self._decoded(bolt11)
+        if decoded["amount_msat"] != sats * 1000:
+            raise NodeError(f"the invoice of {destination} is not over {sats} sats")
+        return bolt11, decoded["payment_hash"]
+
+    async def pay(self, bolt11: str, payment_hash: str) -> Outcome:
+        """See `Node.pay`."""
+        if (before := await self._outcome(payment_hash)) is not None:
+            return before
+        try:
+            await self._call("POST", "/api/v1/payments", {"out": True, "bolt11": bolt11})
+        except NodeError:
+            if (after := await self._outcome(payment_hash)) is not None:
+                return after
+            decoded = await self._decoded(bolt11)
+            if decoded["date"] + (decoded["expiry"] or 3600) < time.time():
+                return Outcome.FAILED  # nobody can pay it any more
+            raise
+        return await self._outcome(payment_hash) or Outcome.PENDING
+
+    async def close(self) -> None:
+        """See `Node.close`."""
+        await self._http.aclose()
+
+    async def _made(self, key: str) -> Any:
+        found = await self._call("GET", "/api/v1/payments", params={"external_id": key})
+        return next((made for made in found if made["amount"] > 0), None)
+
+    async def _outcome(self, payment_hash: str) -> Outcome | None:
+        """How our payment of an invoice went; None if there was none."""
+        payment = await self._payment(payment_hash)
+        return _OUTCOMES[payment["status"]] if payment and payment["amount"] < 0 else None
+
+    async def _payment(self, payment_hash: str) -> Any:
+        """The wallet's own payment, in or out, by its hash; None if it has none."""
+        params = {"payment_hash": payment_hash}
+        found = await self._call("GET", "/api/v1/payments", params=params)
+        return next((made for made in found if made["payment_hash"] == payment_hash), None)
+
+    async def _decoded(self, bolt11: str) -> Any:
+        return await self._call("POST", "/api/v1/payments/decode", {"data": bolt11})
+
+    async def _call(
+        self, method: str, path: str, body: object = None, params: dict[str, str] | None = None
+    ) -> Any:
+        try:
+            response = await self._http.request(method, path, json=body, params=params)
+        except httpx.HTTPError as error:
+            raise NodeError(f"LNbits did not answer: {type(error).__name__}") from error
+        if response.is_error:
+            raise NodeError(f"LNbits says {response.status_code}: {response.text[:200]}")
+        return response.json()
