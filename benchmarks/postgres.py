@@ -27,7 +27,6 @@ from uuid import uuid4
 
 import psycopg
 from psycopg import sql
-from tests.postgres_server import server
 
 from freetier import FreeTier, FreeTierPolicy, Request, _sql
 from freetier._postgres_text import numbered
@@ -35,6 +34,7 @@ from freetier._psycopg_blocking import Own
 from freetier.postgres import PostgresRepository
 from freetier.repository import Draw
 from freetier.values import Kind
+from tests.postgres_server import server
 
 POLICY = FreeTierPolicy(seed_sats=10**12, budgets={"elite": 10**9})
 IDENTITIES = 10_000

@@ -18,10 +18,15 @@ PUBKEY = PublicKeyXOnly.from_secret(SECRET).format().hex()
 URL = "https://host.example/jobs?kind=5050&q=%C3%A9"
 
 
-def signed(serialised: str) -> dict[str, str]:
-    """The id and the signature of an event of SECRET that is serialised so. Always the same."""
+def pubkey_of(secret: bytes) -> str:
+    """The public key, in hex."""
+    return PublicKeyXOnly.from_secret(secret).format().hex()
+
+
+def signed(serialised: str, secret: bytes = SECRET) -> dict[str, str]:
+    """The id and the signature of an event that is serialised so. Always the same."""
     digest = sha256(serialised.encode()).digest()
-    return {"id": digest.hex(), "sig": PrivateKey(SECRET).sign_schnorr(digest, bytes(32)).hex()}
+    return {"id": digest.hex(), "sig": PrivateKey(secret).sign_schnorr(digest, bytes(32)).hex()}
 
 
 def proof(
@@ -33,16 +38,18 @@ def proof(
     kind: int = 27235,
     tags: Sequence[Sequence[str]] | None = None,
     content: str = "",
+    secret: bytes = SECRET,
 ) -> dict[str, Any]:
     """A signed event for a request. `tags` are instead of those that NIP-98 asks for."""
     if tags is None:
         hashes = [["payload", sha256(body).hexdigest()]] if body else []
         tags = [["u", url], ["method", method], *hashes]
     # Outside of control characters, what NIP-01 escapes is what JSON must.
-    what = [0, PUBKEY, created_at, kind, tags, content]
+    pubkey = pubkey_of(secret)
+    what = [0, pubkey, created_at, kind, tags, content]
     event = {"created_at": created_at, "kind": kind, "tags": tags, "content": content}
     serialised = json.dumps(what, ensure_ascii=False, separators=(",", ":"))
-    return {"pubkey": PUBKEY, **event, **signed(serialised)}
+    return {"pubkey": pubkey, **event, **signed(serialised, secret)}
 
 
 def header(event: object) -> str:

@@ -142,9 +142,9 @@ class Service:
         return [invoice.id for invoice in invoices if invoice is not None]
 
 
-_EXPIRED_JOBS = "SELECT * FROM freetier_jobs WHERE state = 'failed' AND updated_at_us >= :since"
+_EXPIRED_JOBS = "SELECT * FROM paid_jobs WHERE state = 'failed' AND updated_at_us >= :since"
 _EXPIRED_SESSIONS = (
-    "SELECT * FROM freetier_sessions WHERE state = 'expired' AND updated_at_us >= :since"
+    "SELECT * FROM paid_sessions WHERE state = 'expired' AND updated_at_us >= :since"
 )
 
 

@@ -2,7 +2,8 @@
 
 The text is the same for SQLite and Postgres, and its parameters are named `:so`. Times are whole
 microseconds since 1970, a `Decimal` is its text. The tables refuse what could never be right: a
-balance below 0, a refund above what was asked, one invoice for two jobs.
+balance below 0, a refund above what was asked, one invoice for two jobs. They are the host's own,
+so they do not begin with `freetier_`, as all does that the ledger's schema is checked for.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ def statements(dialect: str, schema: str | None = None) -> list[str]:
 def tables(dialect: str, schema: str | None = None) -> Tables:
     """The tables' statements, for `"sqlite"` or `"postgres"`. Raises `InvalidInput`."""
     name = _before_a_name(dialect, schema)
-    jobs, sessions = f"{name}freetier_jobs", f"{name}freetier_sessions"
-    requests = f"{name}freetier_session_requests"
+    jobs, sessions = f"{name}paid_jobs", f"{name}paid_sessions"
+    requests = f"{name}paid_session_requests"
     job_of = "eval_invoice_id = :invoice_id OR work_invoice_id = :invoice_id"
     return Tables(
         jobs=_table(Job, jobs, _JOB_UNFINISHED),

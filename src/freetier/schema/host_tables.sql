@@ -1,4 +1,4 @@
-CREATE TABLE {schema}freetier_jobs (
+CREATE TABLE {schema}paid_jobs (
     id TEXT PRIMARY KEY,
     request TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('awaiting_eval_payment', 'evaluating', 'rejected',
@@ -40,10 +40,10 @@ CREATE TABLE {schema}freetier_jobs (
     version BIGINT NOT NULL CHECK (version >= 1)
 );
 
-CREATE INDEX freetier_jobs_unfinished ON {schema}freetier_jobs (id)
+CREATE INDEX paid_jobs_unfinished ON {schema}paid_jobs (id)
     WHERE state NOT IN ('rejected', 'complete', 'failed') OR refund_state = 'pending';
 
-CREATE TABLE {schema}freetier_sessions (
+CREATE TABLE {schema}paid_sessions (
     id TEXT PRIMARY KEY,
     state TEXT NOT NULL CHECK (state IN ('awaiting_payment', 'active', 'expired', 'closed')),
     identity TEXT,
@@ -66,12 +66,12 @@ CREATE TABLE {schema}freetier_sessions (
     version BIGINT NOT NULL CHECK (version >= 1)
 );
 
-CREATE INDEX freetier_sessions_unfinished ON {schema}freetier_sessions (id)
+CREATE INDEX paid_sessions_unfinished ON {schema}paid_sessions (id)
     WHERE state = 'awaiting_payment' OR refund_state = 'pending';
 
-CREATE TABLE {schema}freetier_session_requests (
+CREATE TABLE {schema}paid_session_requests (
     id TEXT PRIMARY KEY,
-    session_id TEXT NOT NULL REFERENCES {schema}freetier_sessions (id),
+    session_id TEXT NOT NULL REFERENCES {schema}paid_sessions (id),
     request TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('computing', 'complete', 'failed')),
     held_sats BIGINT NOT NULL CHECK (held_sats >= 0),
@@ -91,5 +91,5 @@ CREATE TABLE {schema}freetier_session_requests (
     CHECK (state <> 'complete' OR absorbed_sats + charged_sats + unpaid_sats = actual_sats)
 );
 
-CREATE INDEX freetier_session_requests_unfinished ON {schema}freetier_session_requests (id)
+CREATE INDEX paid_session_requests_unfinished ON {schema}paid_session_requests (id)
     WHERE state = 'computing';

@@ -1,0 +1,1 @@
+"""Whole services that embed the library."""

@@ -1,0 +1,584 @@
+"""The example service: free, partial and gate, whatever its callers, its work or its node do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from examples.paid_agent.desk import now
+from examples.paid_agent.lightning import NodeError
+from examples.paid_agent.paper import PaperNode
+from examples.paid_agent.service import Service
+from examples.paid_agent.settings import Settings
+from examples.paid_agent.work import Done, TextFacts, Verdict, WorkFailed
+from freetier import FreeTierPolicy, Kind
+
+from .nostr_signer import pubkey_of
+from .paid_agent import ADA, BOB, CYD, TEXT, TIERS, Api, served
+
+PRICE = 13  # of TEXT, in sats
+LEFT = 5  # of them a day from the pool, for BOB
+POLICY = FreeTierPolicy(
+    budgets={"new": 0, "established": LEFT, "elite": 500}, seed_sats=1000, credit_share_bp=5000
+)
+Scenario = Callable[[Api, Service], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """On an empty database; rounds begin only when a test says so."""
+    url = (
+        f"sqlite:///{tmp_path / 'agent.db'}"
+        if request.param == "sqlite"
+        else str(request.getfixturevalue("postgres_dsn"))
+    )
+    return Settings(db=url, tiers=TIERS, policy=POLICY, poll=timedelta(hours=1))
+
+
+@pytest.fixture
+def play(settings: Settings) -> Callable[..., None]:
+    """Plays a scenario on the service, and then looks into its books."""
+
+    def play(scenario: Scenario, **changes: Any) -> None:
+        node, work = changes.pop("node", None), changes.pop("work", None)
+
+        async def run() -> None:
+            async with served(evolve(settings, **changes), node=node, work=work) as (api, service):
+                await scenario(api, service)
+                await service.round()
+                async with service.store.reading() as books:
+                    report = await books.ledger.verify()
+                assert report.ok, report
+
+        asyncio.run(run())
+
+    return play
+
+
+class Broken(TextFacts):
+    """Work that is accepted and then cannot be done."""
+
+    async def do(self, request: str) -> Done:
+        raise WorkFailed("out of order")
+
+
+class Dear(TextFacts):
+    """Work that takes more than it was expected to."""
+
+    async def do(self, request: str) -> Done:
+        done = await super().do(request)
+        return evolve(done, output_tokens=500)
+
+
+class Choosy(TextFacts):
+    def expect(self, request: str) -> Verdict:
+        return Verdict("not our kind of work", 0, 0)
+
+
+async def entries(service: Service, *kinds: Kind) -> list[tuple[str, int]]:
+    """The keys and the amounts of the journal's entries of some kinds."""
+    async with service.store.reading() as books:
+        journal = [entry async for entry in books.ledger.journal()]
+    return [
+        (entry.key, entry.balance_change or entry.absorb_sats or 0)
+        for entry in journal
+        if entry.kind in kinds
+    ]
+
+
+def test_free(play: Callable[..., None]) -> None:
+    """A known caller within the budget gets no invoice: the work starts, and the pool pays."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(ADA)
+        assert (job["invoice"], job["work_amount_sats"], job["free_tier"]) == (None, 0, True)
+        done = await api.until(f"/api/jobs/{job['id']}", "state", "complete", secret=ADA)
+        assert done["result"].startswith("56 words, 4 sentences.")
+        assert 0 < done["absorbed_sats"] == done["actual_sats"] <= PRICE
+        assert (done["due"], done["refund"]["state"]) == (None, "not_applicable")
+        assert await entries(service, Kind.SETTLE) == [(job["id"], -done["actual_sats"])]
+        assert await entries(service, Kind.CREDIT) == []
+
+    play(scenario)
+
+
+def test_partial(play: Callable[..., None]) -> None:
+    """A caller beyond the budget pays the rest; what was too much comes back.
+
+    The pool gets its share of what was paid in the end.
+    """
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(BOB)
+        assert (job["state"], job["absorbed_sats"]) == ("awaiting_work_payment", LEFT)
+        assert job["invoice"]["amount_sats"] == job["work_amount_sats"] == PRICE - LEFT
+        async with service.store.reading() as books:
+            assert (await books.ledger.pool_status()).reserved_sats == LEFT
+        await api.pay(job)
+        path = f"/api/jobs/{job['id']}"
+        done = await api.until(path, "state", "complete", secret=BOB)
+        charged = done["actual_sats"] - LEFT
+        assert 0 < charged < PRICE - LEFT
+        assert done["refund"] == {
+            "sats": PRICE - LEFT - charged,
+            "state": "pending",
+            "payment_hash": None,
+        }
+        assert await entries(service, Kind.CREDIT) == [
+            (job["invoice"]["payment_hash"], charged // 2)
+        ]
+        refunded = await api.post(f"{path}/refund", {"destination": "bob@example.org"}, BOB)
+        assert refunded.json()["refund"]["state"] == "paid"
+        assert refunded.json()["refund"]["payment_hash"]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("secret", [None, CYD], ids=["anonymous", "new"])
+def test_gate(play: Callable[..., None], secret: bytes | None) -> None:
+    """Who is anonymous or new pays the full price; the pool gives nothing, and gets its share."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(secret)
+        assert (job["work_amount_sats"], job["free_tier"], job["absorbed_sats"]) == (
+            PRICE,
+            False,
+            0,
+        )
+        await api.pay(job)
+        done = await api.until(f"/api/jobs/{job['id']}", "state", "complete", secret=secret)
+        assert done["refund"]["sats"] == PRICE - done["actual_sats"]
+        assert await entries(service, Kind.RESERVE, Kind.SETTLE) == []
+        (credit,) = await entries(service, Kind.CREDIT)
+        assert credit[1] == done["actual_sats"] // 2
+
+    play(scenario)
+
+
+def test_an_empty_pool_gates(play: Callable[..., None]) -> None:
+    """When the pool has nothing, a known caller pays the full price too."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(ADA)
+        assert (job["work_amount_sats"], job["absorbed_sats"]) == (PRICE, 0)
+
+    play(scenario, policy=evolve(POLICY, seed_sats=0))
+
+
+def test_created_again(play: Callable[..., None]) -> None:
+    """A creation that is repeated, also many times at once, has one job, invoice and grant."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        body = {"request": TEXT, "id": "my-own-job-1"}
+        answers = await asyncio.gather(*(api.post("/api/jobs", body, BOB) for _ in range(10)))
+        assert sorted(answer.status_code for answer in answers) == [200] * 9 + [201]
+        assert len({answer.json()["invoice"]["payment_hash"] for answer in answers}) == 1
+        assert len(await entries(service, Kind.RESERVE)) == 1
+        for other, secret in (({"request": "Another text"}, BOB), ({}, ADA)):
+            refused = await api.post("/api/jobs", body | other, secret)
+            assert (refused.status_code, refused.json()["error"]) == (409, "Conflict")
+            assert pubkey_of(BOB) not in refused.text
+
+    play(scenario)
+
+
+def test_an_evaluation_that_costs(play: Callable[..., None]) -> None:
+    """Where the evaluation costs something, it is paid for first, and then the work."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job()
+        assert (job["state"], job["invoice"]["amount_sats"]) == ("awaiting_eval_payment", 3)
+        await api.pay(job)
+        path = f"/api/jobs/{job['id']}"
+        priced = await api.until(path, "due", "payment")
+        while priced["state"] != "awaiting_work_payment":
+            priced = await api.until(path, "due", "payment")
+        assert priced["invoice"]["amount_sats"] == PRICE
+        await api.pay(priced)
+        await api.until(path, "state", "complete")
+
+    play(scenario, eval_sats=3)
+
+
+def test_a_rejection(play: Callable[..., None]) -> None:
+    """What the evaluation refuses is asked no price for."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(ADA)
+        assert (job["state"], job["rejection_reason"]) == ("rejected", "not our kind of work")
+        assert (job["work_amount_sats"], job["invoice"], job["due"]) == (None, None, None)
+        refused = await api.get("/api/estimate?request=hello")
+        assert refused.status_code == 422
+
+    play(scenario, work=Choosy())
+
+
+@pytest.mark.parametrize(("secret", "paid"), [(ADA, 0), (BOB, PRICE - LEFT), (None, PRICE)])
+def test_work_that_fails(play: Callable[..., None], secret: bytes | None, paid: int) -> None:
+    """When the work fails, the pool has everything back, and the caller gets everything back."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(secret, refund_to="caller@example.org")
+        if paid:
+            await api.pay(job)
+        path = f"/api/jobs/{job['id']}"
+        failed = await api.until(path, "state", "failed", secret=secret)
+        assert (failed["error_message"], failed["absorbed_sats"]) == ("out of order", 0)
+        assert failed["refund"]["sats"] == paid
+        if paid:
+            await api.until(path, "due", None, secret=secret)
+        async with service.store.reading() as books:
+            pool = await books.ledger.pool_status()
+        assert (pool.balance_sats, pool.reserved_sats, pool.absorbed_today_sats) == (1000, 0, 0)
+
+    play(scenario, work=Broken())
+
+
+def test_work_that_costs_more(play: Callable[..., None]) -> None:
+    """Nobody pays more than quoted, whatever the work cost."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(BOB)
+        await api.pay(job)
+        done = await api.until(f"/api/jobs/{job['id']}", "state", "complete", secret=BOB)
+        assert done["actual_sats"] > PRICE
+        assert (done["absorbed_sats"], done["refund"]["sats"]) == (LEFT, 0)
+        assert await entries(service, Kind.CREDIT) == [
+            (job["invoice"]["payment_hash"], (PRICE - LEFT) // 2)
+        ]
+
+    play(scenario, work=Dear())
+
+
+def test_never_paid(play: Callable[..., None]) -> None:
+    """An invoice that is not paid in time ends the job, and the pool has its sats back.
+
+    The caller's allowance stays spent.
+    """
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(BOB)
+        await asyncio.sleep(0.5)
+        await service.round()
+        failed = await api.until(f"/api/jobs/{job['id']}", "state", "failed", secret=BOB)
+        assert (failed["due"], failed["absorbed_sats"], failed["refund"]["sats"]) == (None, 0, 0)
+        async with service.store.writing() as books:
+            await books.ledger.sweep()
+            pool = await books.ledger.pool_status()
+        assert (pool.balance_sats, pool.reserved_sats, pool.absorbed_today_sats) == (1000, 0, LEFT)
+        again = await api.job(BOB)
+        assert again["absorbed_sats"] == 0
+
+    play(scenario, invoice_ttl=timedelta(seconds=0.2), work_time=timedelta(seconds=0.2))
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "found out"])
+def test_paid_late(play: Callable[..., None], told: bool) -> None:
+    """An invoice that is paid after all is honoured: the work is done at the price quoted."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(BOB)
+        await asyncio.sleep(0.5)
+        await service.round()
+        path = f"/api/jobs/{job['id']}"
+        await api.until(path, "state", "failed", secret=BOB)
+        if told:
+            await api.pay(job)
+        else:
+            assert isinstance(service.node, PaperNode)
+            await service.node.receive(job["invoice"]["payment_hash"])
+            await service.round()
+        done = await api.until(path, "state", "complete", secret=BOB)
+        assert done["absorbed_sats"] == LEFT
+        assert len(await entries(service, Kind.LATE)) == 1
+
+    play(scenario, invoice_ttl=timedelta(seconds=0.2), work_time=timedelta(seconds=0.2))
+
+
+def test_notices(play: Callable[..., None]) -> None:
+    """A notice may come often, for what is not paid, or for what nobody knows: it only asks."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job()
+        notice = {"payment_hash": job["invoice"]["payment_hash"], "paid": True}
+        path = f"/api/jobs/{job['id']}"
+        for body in (notice, {"payment_hash": "0" * 64}):
+            assert (await api.post("/api/lightning/notice", body)).status_code == 202
+        await service.round()
+        assert (await api.get(path)).json()["state"] == "awaiting_work_payment"
+        await api.pay(job)
+        for _ in range(5):
+            await api.post("/api/lightning/notice", notice)
+        await api.until(path, "state", "complete")
+        await service.round()
+        assert len(await entries(service, Kind.CREDIT)) == 1
+        for body in ({}, {"payment_hash": 5}):
+            assert (await api.post("/api/lightning/notice", body)).status_code == 422
+
+    play(scenario)
+
+
+def test_a_notice_before_the_invoice_was_noted(play: Callable[..., None]) -> None:
+    """An invoice that was made, and paid, by a service that died before it noted it, counts."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job, _ = await service.jobs.create("orphan-1", TEXT, None, None)
+        stored = await service.jobs.advance("orphan-1", up_to=None)
+        assert stored is not None
+        assert stored.invoice is not None
+        # As it was before the invoice was noted: the row knows nothing, the node does.
+        before = evolve(stored, work_invoice=None, version=stored.version + 1)
+        async with service.store.writing() as books:
+            await books.update(books.tables.jobs, stored, before)
+        assert isinstance(service.node, PaperNode)
+        await service.node.receive(stored.invoice.id)
+        await service.notice(stored.invoice.id)
+        done = await api.until(f"/api/jobs/{job.id}", "state", "complete")
+        assert done["invoice"]["payment_hash"] == stored.invoice.id
+
+    play(scenario)
+
+
+def test_a_node_that_is_down(play: Callable[..., None]) -> None:
+    """A job whose invoice cannot be made waits for the node, and goes on when it answers."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        real = service.node
+
+        class Down:
+            def __getattr__(self, name: str) -> Any:
+                async def no(*_: object) -> None:
+                    raise NodeError("no answer")
+
+                return no
+
+        service.jobs.node = service.sessions.node = Down()
+        job = await api.job()
+        assert (job["due"], job["invoice"]) == ("invoice", None)
+        opened = (await api.post("/api/sessions", {"deposit_sats": 50})).json()
+        assert opened["invoice"] is None
+        service.jobs.node = service.sessions.node = real
+        await service.round()
+        assert (await api.get(f"/api/jobs/{job['id']}")).json()["due"] == "payment"
+        assert (await api.get(f"/api/sessions/{opened['id']}")).json()["invoice"]
+
+    play(scenario)
+
+
+async def paid_session(api: Api, deposit_sats: int, secret: bytes | None) -> str:
+    body = {"deposit_sats": deposit_sats}
+    opened = (await api.post("/api/sessions", body, secret)).json()
+    await api.pay(opened)
+    await api.until(f"/api/sessions/{opened['id']}", "state", "active")
+    return str(opened["id"])
+
+
+def test_a_session(play: Callable[..., None]) -> None:
+    """A session's request is decided on its real cost, and only the charge is debited."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        session = f"/api/sessions/{await paid_session(api, 100, BOB)}"
+        body = {"request": TEXT, "id": "request-1"}
+        answers = await asyncio.gather(*(api.post(f"{session}/request", body) for _ in range(5)))
+        (answer,) = {answer.text for answer in answers}
+        done = answers[0].json()
+        assert done["state"] == "complete", answer
+        assert (done["absorbed_sats"], done["free_tier"]) == (LEFT, True)
+        assert done["charged_sats"] == done["actual_sats"] - LEFT
+        after = (await api.get(session)).json()
+        assert after["balance_sats"] == after["free_sats"] == 100 - done["charged_sats"]
+        assert await entries(service, Kind.GRANT) == [("request-1", -LEFT)]
+        assert await entries(service, Kind.CREDIT) == [("request-1", done["charged_sats"] // 2)]
+        other = await api.post(f"{session}/request", {"request": "Other", "id": "request-1"})
+        assert other.status_code == 409
+        closed = await api.post(f"{session}/close", {"destination": "bob@example.org"})
+        assert closed.json()["state"] == "closed"
+        assert closed.json()["refund"]["sats"] == after["balance_sats"]
+        assert closed.json()["refund"]["state"] == "paid"
+
+    play(scenario)
+
+
+def test_a_session_that_is_used_up(play: Callable[..., None]) -> None:
+    """A balance that does not reach is 402 before the work, and never goes below 0."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        session = f"/api/sessions/{await paid_session(api, 100, None)}"
+        answers = await asyncio.gather(
+            *(api.post(f"{session}/request", {"request": TEXT}) for _ in range(20))
+        )
+        by_status = {
+            status: [a.json() for a in answers if a.status_code == status] for status in (200, 402)
+        }
+        assert len(by_status[200]) + len(by_status[402]) == 20
+        assert by_status[402]
+        charged = sum(done["charged_sats"] for done in by_status[200])
+        after = (await api.get(session)).json()
+        assert after["balance_sats"] == 100 - charged >= 0
+        refusal = by_status[402][0]
+        assert refusal["error"] == "InsufficientBalance"
+        assert refusal["needed_sats"] > refusal["free_sats"]
+
+    play(scenario)
+
+
+def test_a_session_whose_work_fails(play: Callable[..., None]) -> None:
+    """A request whose work fails costs nothing, and leaves nothing held."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        session = f"/api/sessions/{await paid_session(api, 100, None)}"
+        done = (await api.post(f"{session}/request", {"request": TEXT})).json()
+        assert (done["state"], done["error_message"]) == ("failed", "out of order")
+        assert (await api.get(session)).json()["free_sats"] == 100
+
+    play(scenario, work=Broken())
+
+
+def test_a_session_that_is_paid_late(play: Callable[..., None]) -> None:
+    """A deposit that is paid after its invoice expired is the caller's all the same."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        opened = (await api.post("/api/sessions", {"deposit_sats": 50})).json()
+        await asyncio.sleep(0.3)
+        await service.round()
+        path = f"/api/sessions/{opened['id']}"
+        await api.until(path, "state", "expired")
+        await api.pay(opened)
+        assert (await api.until(path, "state", "active"))["balance_sats"] == 50
+
+    play(scenario, invoice_ttl=timedelta(seconds=0.1))
+
+
+def test_an_estimate(play: Callable[..., None]) -> None:
+    """An estimate has the price, the caller's own decision and the pool, and writes nothing."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        path = f"/api/estimate?request={TEXT.replace(' ', '%20')}"
+        anonymous = (await api.get(path)).json()
+        assert anonymous["estimated_sats"] == PRICE
+        assert (anonymous["btc_usd"], anonymous["input_tokens"]) == ("100000", 56)
+        assert anonymous["decision"]["serve"] == "gate"
+        assert anonymous["pool_balance_sats"] == 1000
+        assert anonymous["budgets"] == {"new": 0, "established": LEFT, "elite": 500}
+        known = (await api.get(path, BOB)).json()
+        assert (known["identity"], known["tier"]) == (pubkey_of(BOB), "established")
+        assert (known["decision"]["serve"], known["decision"]["absorb_sats"]) == ("partial", LEFT)
+        async with service.store.reading() as books:
+            assert len([entry async for entry in books.ledger.journal()]) == 1
+
+    play(scenario)
+
+
+def test_a_stale_price_sells_nothing(play: Callable[..., None]) -> None:
+    """While the bitcoin price is too old, an estimate is 503 and a job waits, unpriced."""
+
+    class Stale(Settings):
+        def btc_price(self) -> Any:
+            price = super().btc_price()
+            return evolve(price, at=now() - timedelta(hours=1))
+
+    async def scenario(api: Api, service: Service) -> None:
+        service.settings = service.jobs.settings = Stale(tiers=TIERS, policy=POLICY)
+        estimate = await api.get("/api/estimate?request=hello")
+        assert (estimate.status_code, estimate.json()["error"]) == (503, "StalePrice")
+        job = await api.job(ADA)
+        assert (job["state"], job["due"]) == ("evaluating", "evaluation")
+
+    play(scenario)
+
+
+def test_who_may_read_a_job(play: Callable[..., None]) -> None:
+    """A job that a key created is shown to that key alone; a proof counts once."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        path = f"/api/jobs/{(await api.job(ADA))['id']}"
+        assert (await api.get(path, ADA)).status_code == 200
+        for secret in (None, BOB):
+            assert (await api.get(path, secret)).status_code == 404
+        headers = api._authorization("GET", path, b"", ADA)
+        assert (await api.http.get(path, headers=headers)).status_code == 200
+        again = await api.http.get(path, headers=headers)
+        assert (again.status_code, again.json()["error"]) == (401, "NotAuthenticated")
+        forged = await api.http.get(path, headers={"Authorization": "Nostr e30="})
+        assert forged.status_code == 401
+
+    play(scenario)
+
+
+def test_the_pool(play: Callable[..., None]) -> None:
+    """The pool's state is there for monitoring, as the ledger has it."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        await api.job(BOB)
+        pool = (await api.get("/api/pool")).json()
+        assert (pool["balance_sats"], pool["reserved_sats"], pool["available_sats"]) == (
+            1000,
+            LEFT,
+            1000 - LEFT,
+        )
+        assert (pool["open_grants"], pool["absorbed_today_sats"]) == (1, LEFT)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "where"),
+    [
+        ("/api/jobs", {}, "body.request"),
+        ("/api/jobs", {"request": ""}, "body.request"),
+        ("/api/jobs", {"request": "a\0b"}, "body.request"),
+        ("/api/jobs", {"request": 5}, "body.request"),
+        ("/api/jobs", {"request": "x", "price": 1}, "body.price"),
+        ("/api/jobs", {"request": "x", "id": "short"}, "body.id"),
+        ("/api/sessions", {"deposit_sats": 0}, "body.deposit_sats"),
+        ("/api/sessions", {"deposit_sats": True}, "body.deposit_sats"),
+        ("/api/sessions", {"deposit_sats": "5"}, "body.deposit_sats"),
+    ],
+    ids=str,
+)
+def test_bad_input(play: Callable[..., None], path: str, body: object, where: str) -> None:
+    """What cannot be taken is a problem that names the member; nothing is written."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        refused = await api.post(path, body)
+        assert refused.status_code == 422
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert refused.json()["detail"].startswith(f"{where}: ")
+
+    play(scenario)
+
+
+def test_a_body_that_is_too_long(play: Callable[..., None]) -> None:
+    """A body of more than 100,000 bytes is refused, whether or not it says how long it is."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        async def chunks() -> Any:
+            for _ in range(11):
+                yield b" " * 10_000
+
+        for content in (b" " * 100_001, chunks()):
+            refused = await api.http.post("/api/jobs", content=content)
+            assert refused.status_code == 413, refused.text
+            assert refused.json()["title"]
+
+    play(scenario)
+
+
+def test_a_restart_loses_nothing(settings: Settings) -> None:
+    """What waited when the service stopped goes on when it starts again."""
+
+    async def run() -> None:
+        async with served(settings) as (api, service):
+            job = await api.job()
+            assert isinstance(service.node, PaperNode)
+            await service.node.receive(job["invoice"]["payment_hash"])
+        async with served(settings) as (api, service):
+            await api.until(f"/api/jobs/{job['id']}", "state", "complete")
+
+    asyncio.run(run())
