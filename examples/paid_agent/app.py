@@ -148,10 +148,19 @@ def _routes(app: FastAPI) -> None:
         assert job is not None
         return job_out(job)
 
-    @app.post("/api/sessions", status_code=201, responses=problems(401))
-    async def open_session(new: NewSession, service: Served, identity: Identity) -> SessionOut:
-        """Open a session, with the invoice for its deposit. Who knows its id may spend it."""
-        return session_out(await service.sessions.open(new.deposit_sats, identity))
+    @app.post(
+        "/api/sessions",
+        status_code=201,
+        responses={200: {"model": SessionOut}, **problems(401, 409)},
+    )
+    async def open_session(
+        new: NewSession, service: Served, identity: Identity, response: Response
+    ) -> SessionOut:
+        """Open a session. 201: with the invoice for its deposit. 200: it was opened before."""
+        session_id = new.id or uuid4().hex
+        session, made = await service.sessions.open(session_id, new.deposit_sats, identity)
+        response.status_code = 201 if made else 200
+        return session_out(session)
 
     @app.get("/api/sessions/{session_id}", responses=problems(404))
     async def read_session(session_id: InPath, service: Served) -> SessionOut:

@@ -42,7 +42,10 @@ class NewJob(Body):
 
 
 class NewSession(Body):
+    """`id` is the caller's own, to ask again by. Who knows it may spend the balance: keep it."""
+
     deposit_sats: Annotated[int, Field(ge=1, le=10_000_000)]
+    id: Id | None = None
 
 
 class NewRequest(Body):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
-from freetier import Request, UnknownRequest, sessions
+from freetier import Conflict, Request, UnknownRequest, sessions
 from freetier.pricing import cost_usd, price_sats
 from freetier.sessions import Due, Session, SessionRequest, SessionState
 
@@ -25,15 +25,26 @@ class Refused(Exception):
 class SessionDesk(Desk):
     """Opens sessions, serves their requests, and pays back what is left."""
 
-    async def open(self, deposit_sats: int, identity: str | None) -> Session:
-        """A new session, with the invoice that it is to be paid by, if the node answers."""
-        tier = self.settings.tier_of(identity)
+    async def open(
+        self, session_id: str, deposit_sats: int, identity: str | None
+    ) -> tuple[Session, bool]:
+        """The session of this id, with the invoice to pay it by, and whether it is new.
+
+        Raises `Conflict` if the id is of another session.
+        """
         new = sessions.create(
-            uuid4().hex, deposit_sats=deposit_sats, identity=identity, tier=tier, at=now()
+            session_id,
+            deposit_sats=deposit_sats,
+            identity=identity,
+            tier=self.settings.tier_of(identity),
+            at=now(),
         )
         async with self.store.writing() as books:
-            await books.insert(books.tables.sessions, new)
-        return await self.advance(new.id)
+            made = await books.insert(books.tables.sessions, new)
+        session = await self.find(session_id)
+        if (session.deposit_sats, session.identity) != (deposit_sats, identity):
+            raise Conflict(f"session {session_id!r} is another one")
+        return await self.advance(session_id), made
 
     async def find(self, session_id: str) -> Session:
         """The session of an id. Raises `UnknownRequest`."""
