@@ -36,6 +36,8 @@ _SETTINGS = {
     "HTTP_PROXY": _NOWHERE,
     "HTTPS_PROXY": _NOWHERE,
     "ALL_PROXY": _NOWHERE,
+    "LNBITS_CALLBACK_ALLOW_PRIVATE_IPS": "true",
+    "LNBITS_CALLBACK_URL_RULES": r'["http://127\\.0\\.0\\.1:[0-9]+"]',
     "LNBITS_BACKEND_WALLET_CLASS": "FakeWallet",
     "LNBITS_ADMIN_UI": "true",
     "LNBITS_ALLOW_NEW_ACCOUNTS": "true",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
@@ -313,13 +314,14 @@ def test_notices(play: Callable[..., None]) -> None:
         await service.round()
         assert (await api.get(path)).json()["state"] == "awaiting_work_payment"
         await api.pay(job)
-        for _ in range(5):
-            await api.post("/api/lightning/notice", notice)
+        for form in (notice, json.dumps(notice), notice):  # as an object, or as LNbits has it
+            assert (await api.post("/api/lightning/notice", form)).status_code == 202
         await api.until(path, "state", "complete")
         await service.round()
         assert len(await entries(service, Kind.CREDIT)) == 1
-        for body in ({}, {"payment_hash": 5}):
-            assert (await api.post("/api/lightning/notice", body)).status_code == 422
+        for bad in (b"", b"{}", b"5", b'{"payment_hash": 5}', b'"{"', b"[" * 50_000):
+            answer = await api.http.post("/api/lightning/notice", content=bad)
+            assert answer.status_code == 422
 
     play(scenario)
 

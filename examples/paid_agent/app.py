@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -16,6 +17,7 @@ from freetier import FreeTierError, InvalidInput, UnknownRequest, http
 from freetier.jobs import Due
 from freetier.nostr import verify_nip98
 from freetier.starlette import on_error, to_response
+from freetier.values import check_id
 
 from . import page
 from .lightning import Node, NodeError
@@ -195,10 +197,7 @@ def _routes(app: FastAPI) -> None:
     @app.post("/api/lightning/notice", status_code=202, include_in_schema=False)
     async def notice(request: Request, service: Served) -> dict[str, str]:
         """The node's webhook. Anybody may call it, so it is only a reason to ask the node."""
-        payment = await request.json()
-        invoice_id = payment.get("payment_hash") if isinstance(payment, dict) else None
-        if not isinstance(invoice_id, str):
-            raise InvalidInput("payment_hash", invoice_id, "a payment hash")
+        invoice_id = _notice_of(await request.body())
         service.spawn(service.notice(invoice_id))
         return {"heard": invoice_id}
 
@@ -217,6 +216,17 @@ def _paper_routes(app: FastAPI) -> None:
             raise UnknownRequest(f"there is no invoice {payment_hash!r}")
         service.spawn(service.notice(payment_hash))
         return {"paid": payment_hash}
+
+
+def _notice_of(body: bytes) -> str:
+    """The payment hash in a notice; LNbits sends the payment as JSON within a JSON string."""
+    try:
+        payment = json.loads(body)
+        if isinstance(payment, str):
+            payment = json.loads(payment)
+        return check_id("payment_hash", payment["payment_hash"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise InvalidInput("payment_hash", None, "a payment, in JSON") from None
 
 
 async def _on_bad_request(request: Request, error: Exception) -> Response:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from asyncio import Lock
 from collections import defaultdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 
 from freetier.invoices import Invoice
-from freetier.values import check_time
 
 from .lightning import NodeError, Outcome
 from .lnurl import invoice_of_address
@@ -53,8 +52,12 @@ class LNbitsNode:
                 },
             )
         self._making.pop(key, None)
-        expires_at = check_time("expiry", datetime.fromisoformat(made["expiry"]))
-        return Invoice(made["payment_hash"], made["bolt11"], made["amount"] // 1000, expires_at)
+        return Invoice(
+            made["payment_hash"],
+            made["bolt11"],
+            made["amount"] // 1000,
+            datetime.fromtimestamp(await self._expires_at(made["bolt11"]), UTC),
+        )
 
     async def is_paid(self, invoice_id: str) -> bool:
         """See `Node.is_paid`."""
@@ -85,8 +88,7 @@ class LNbitsNode:
         except NodeError:
             if (after := await self._outcome(payment_hash)) is not None:
                 return after
-            decoded = await self._decoded(bolt11)
-            if decoded["date"] + (decoded["expiry"] or 3600) < time.time():
+            if await self._expires_at(bolt11) < time.time():
                 return Outcome.FAILED  # nobody can pay it any more
             raise
         return await self._outcome(payment_hash) or Outcome.PENDING
@@ -109,6 +111,11 @@ class LNbitsNode:
         params = {"payment_hash": payment_hash}
         found = await self._call("GET", "/api/v1/payments", params=params)
         return next((made for made in found if made["payment_hash"] == payment_hash), None)
+
+    async def _expires_at(self, bolt11: str) -> float:
+        """As the invoice itself says, in seconds since 1970; an hour is BOLT 11's default."""
+        decoded = await self._decoded(bolt11)
+        return float(decoded["date"] + (decoded["expiry"] or 3600))
 
     async def _decoded(self, bolt11: str) -> Any:
         return await self._call("POST", "/api/v1/payments/decode", {"data": bolt11})
