@@ -12,7 +12,9 @@ from itertools import count
 from typing import Any
 
 import httpx
+import uvicorn
 from attrs import frozen
+from starlette.applications import Starlette
 
 from examples.paid_agent.app import create_app
 from examples.paid_agent.lightning import Node
@@ -94,3 +96,19 @@ async def served(
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url=settings.url) as client:
             yield Api(client, settings.url), app.state.service
+
+
+@asynccontextmanager
+async def on_a_port(app: Starlette) -> AsyncIterator[str]:
+    """The app on a port of this machine that was free."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="on"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+        assert not serving.done(), "it did not start"
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await serving

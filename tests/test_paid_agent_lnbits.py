@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from attrs import evolve
 from fastapi import FastAPI
 from starlette.applications import Starlette
@@ -31,7 +30,7 @@ from freetier import FreeTierPolicy, Kind
 from freetier.invoices import Invoice
 
 from .lnbits_server import LNbits, Wallet, host
-from .paid_agent import ADA, BOB, TEXT, TIERS, Api
+from .paid_agent import ADA, BOB, TEXT, TIERS, Api, on_a_port
 
 pytestmark = [pytest.mark.lnbits, pytest.mark.timeout(600)]
 POLICY = FreeTierPolicy(
@@ -63,22 +62,6 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, lnbits: LNbits) -> 
         policy=POLICY,
         poll=timedelta(hours=1),  # what is heard is heard by the webhook
     )
-
-
-@asynccontextmanager
-async def on_a_port(app: Starlette) -> AsyncIterator[str]:
-    """The app on a port of this machine that was free."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="on"))
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-        assert not serving.done(), "it did not start"
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        await serving
 
 
 @asynccontextmanager

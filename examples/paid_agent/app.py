@@ -31,6 +31,7 @@ from .schemas import (
     NewRequest,
     NewSession,
     PoolOut,
+    ProblemOut,
     RefundTo,
     RequestOut,
     SessionOut,
@@ -64,7 +65,7 @@ def create_app(
         version="1",
         summary="Small text jobs for sats; a community's pool pays what it can.",
         lifespan=lifespan,
-        responses=problems(413, 422, 503),
+        responses=problems(400, 413, 422, 503),
     )
     app.add_exception_handler(FreeTierError, on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_request)
@@ -75,6 +76,8 @@ def create_app(
     _routes(app)
     if settings.lnbits_url is None:
         _paper_routes(app)
+    document = app.openapi()  # made once, and kept by the app
+    document["components"]["schemas"]["ProblemOut"] = ProblemOut.model_json_schema()
     return app
 
 

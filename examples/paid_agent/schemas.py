@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from freetier import PoolStatus, jobs, sessions
 from freetier.http import PROBLEM
@@ -23,6 +23,8 @@ Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 Destination = Annotated[
     str, StringConstraints(min_length=3, max_length=2000, pattern=r"^[A-Za-z0-9@._:+-]+$")
 ]
+# JSON has one kind of number: 5.0 is the whole number 5, says JSON Schema.
+Whole = BeforeValidator(lambda got: int(got) if type(got) is float and got.is_integer() else got)
 Sats = Annotated[int, Field(ge=0, le=MAX_SATS)]
 InPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 
@@ -44,7 +46,7 @@ class NewJob(Body):
 class NewSession(Body):
     """`id` is the caller's own, to ask again by. Who knows it may spend the balance: keep it."""
 
-    deposit_sats: Annotated[int, Field(ge=1, le=10_000_000)]
+    deposit_sats: Annotated[int, Field(ge=1, le=10_000_000), Whole]
     id: Id | None = None
 
 

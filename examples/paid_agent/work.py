@@ -9,6 +9,7 @@ from typing import Protocol
 from attrs import frozen
 
 LONGEST = 20_000
+MOST_WORDS = 5_000
 
 
 class WorkFailed(Exception):
@@ -49,10 +50,8 @@ class TextFacts:
     def expect(self, request: str) -> Verdict:
         """See `Work.expect`."""
         words = _words(request)
-        if not words:
-            return Verdict("there is no word in it", 0, 0)
-        if len(request) > LONGEST:
-            return Verdict(f"it is longer than {LONGEST} characters", 0, 0)
+        if len(words) > MOST_WORDS:
+            return Verdict(f"it has more than {MOST_WORDS} words", 0, 0)
         return Verdict(None, len(words), 40)
 
     async def do(self, request: str) -> Done:

@@ -27,8 +27,9 @@ from freetier.values import from_us, to_us
 R = TypeVar("R", Job, Session, SessionRequest)
 
 # What follows must read as the partial indexes do, or a database will not use them.
-_JOB_UNFINISHED = "state NOT IN ('rejected', 'complete', 'failed') OR refund_state = 'pending'"
-_SESSION_UNFINISHED = "state = 'awaiting_payment' OR refund_state = 'pending'"
+_REFUND_DUE = "refund_state = 'pending' AND refund_destination IS NOT NULL"
+_JOB_UNFINISHED = f"state NOT IN ('rejected', 'complete', 'failed') OR {_REFUND_DUE}"
+_SESSION_UNFINISHED = f"state = 'awaiting_payment' OR {_REFUND_DUE}"
 _REQUEST_UNFINISHED = "state = 'computing'"
 
 _AMOUNTS = {
@@ -56,7 +57,8 @@ class Table(Generic[R]):
     `insert`, with the parameters of `row`, gives a row unless the id was there before. `update`,
     with those of `change`, gives one unless somebody else wrote the record since it was read: then
     read it again, and apply the event to what is there. `select` is by `:id`. `unfinished` is what
-    has something due: by id, after `:after` (begin with the empty text), at most `:most`.
+    has something due, but for those that wait for a refund's destination: by id, after `:after`
+    (begin with the empty text), at most `:most`.
     """
 
     insert: str

@@ -41,7 +41,8 @@ CREATE TABLE {schema}paid_jobs (
 );
 
 CREATE INDEX paid_jobs_unfinished ON {schema}paid_jobs (id)
-    WHERE state NOT IN ('rejected', 'complete', 'failed') OR refund_state = 'pending';
+    WHERE state NOT IN ('rejected', 'complete', 'failed')
+        OR refund_state = 'pending' AND refund_destination IS NOT NULL;
 
 CREATE TABLE {schema}paid_sessions (
     id TEXT PRIMARY KEY,
@@ -67,7 +68,8 @@ CREATE TABLE {schema}paid_sessions (
 );
 
 CREATE INDEX paid_sessions_unfinished ON {schema}paid_sessions (id)
-    WHERE state = 'awaiting_payment' OR refund_state = 'pending';
+    WHERE state = 'awaiting_payment'
+        OR refund_state = 'pending' AND refund_destination IS NOT NULL;
 
 CREATE TABLE {schema}paid_session_requests (
     id TEXT PRIMARY KEY,
