@@ -71,7 +71,7 @@ def serve(order: dict[str, Any]) -> None:
         tiers=TIERS,
         policy=POLICY,
         eval_sats=order["eval_sats"],
-        poll=timedelta(seconds=0.05),
+        poll=timedelta(seconds=order.get("poll_s", 0.05)),
     )
     work = Broken() if order["broken"] else TextFacts()
     uvicorn.run(create_app(settings, work=work), uds=order["socket"], log_level="critical")

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from attrs import define, field
+from attrs import define
 from sqlalchemy import create_engine, text
 
 import freetier
@@ -40,7 +40,6 @@ class Caller:
     dice: random.Random
     statuses: Counter[tuple[str, int]]
     session: str | None = None
-    opened: list[str] = field(factory=list)
 
     async def ask(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """What it answers; whatever it is, its status is counted."""
@@ -121,7 +120,14 @@ def test_fifty_callers_for_a_minute(
     )
     socket = str(tmp_path / "socket")
     statuses = Counter[tuple[str, int]]()
-    order = {"db": url, "socket": socket, "crash_at": None, "eval_sats": 0, "broken": False}
+    order = {
+        "db": url,
+        "socket": socket,
+        "crash_at": None,
+        "eval_sats": 0,
+        "broken": False,
+        "poll_s": 5,
+    }
     with subprocess.Popen(
         [sys.executable, "-m", "tests.crashing_agent"],
         cwd=ROOT,

@@ -21,7 +21,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ccc; }
-td.sats { text-align: right; font-variant-numeric: tabular-nums; }
+.sats { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
 
@@ -49,21 +49,21 @@ async def rendered(service: Service) -> str:
 </table>
 <h2>Budgets a day</h2>
 <table id="budgets">
-<thead><tr><th scope="col">tier</th><th scope="col">sats</th></tr></thead>
+<thead><tr><th scope="col">tier</th><th scope="col" class="sats">sats</th></tr></thead>
 <tbody>
 {_rows((tier, sats) for tier, sats in pool.budgets.items())}
 </tbody>
 </table>
 <h2>Latest grants</h2>
 <table id="grants">
-<thead><tr><th scope="col">time (UTC)</th><th scope="col">tier</th><th scope="col">price</th>
-<th scope="col">from the pool</th></tr></thead>
+<thead><tr><th scope="col">time (UTC)</th><th scope="col">tier</th>
+<th scope="col" class="sats">price</th><th scope="col" class="sats">from the pool</th></tr></thead>
 <tbody>
 {_rows(_grant(row) for row in latest)}
 </tbody>
 </table>
 {"" if latest else "<p>None yet.</p>"}
-<p><a href="/docs">The API</a></p>
+<p><a href="/openapi.json">The API</a>, as an OpenAPI document.</p>
 </body>
 </html>
 """
