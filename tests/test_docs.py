@@ -254,6 +254,25 @@ def public_members(module: ModuleType) -> set[str]:
     return {*own, *(name for of in classes for name in vars(of) if re.match(r"[a-z]", name))}
 
 
+def test_origin_page() -> None:
+    """Every row of the page of the origin names tests, and each of them is there."""
+    page = DOCS / "explanation" / "origin.md"
+    rows = [row.split("\n\n")[0] for row in re.split(r"^- ", read(page), flags=re.MULTILINE)[1:]]
+    assert len(rows) == 13 + 4 + 7 + 5
+    assert [row for row in rows if "::test_" not in row] == []
+    for file, name in set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", read(page))):
+        assert re.search(rf"def {name}\(", read(ROOT / "tests" / file)), f"{file}::{name}"
+
+
+@pytest.mark.parametrize("name", ["sell-jobs.md", "sell-from-a-session.md"])
+def test_pages_of_the_example(name: str) -> None:
+    """Each block of a page is a verbatim part of the example."""
+    shown = [block for block in blocks(DOCS / "how-to" / name) if block.language == "python"]
+    assert shown
+    for block in shown:
+        assert block.text in read(ROOT / "examples" / "paid_agent" / block.name), block
+
+
 def slug(heading: str) -> str:
     """The anchor that a heading gets."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
