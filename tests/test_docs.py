@@ -163,10 +163,10 @@ def test_errors_table() -> None:
 
 
 def test_jobs_page() -> None:
-    """The page of jobs has every state, everything that can be due, and every call, in order."""
+    """The page of jobs has every state, every step, and every call, in order."""
     page = REFERENCE / "jobs.md"
     assert [row[0] for row in table(page, "state")] == [f"`{state}`" for state in jobs.JobState]
-    assert [row[0] for row in table(page, "due")] == [f"`{step}`" for step in jobs.Due]
+    assert [row[0] for row in table(page, "step")] == [f"`{step}`" for step in jobs.Step]
     text = " ".join(re.findall(r"`([^`\n]+)`", prose(page)))
     for module in (jobs, sessions, tables):
         public = {*getattr(module, "__all__", ()), *public_members(module)}

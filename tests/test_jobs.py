@@ -12,7 +12,7 @@ from attrs import evolve
 
 from freetier import InvalidInput, jobs
 from freetier.errors import IllegalTransition
-from freetier.jobs import Due, Invoice, Job, JobState, Refund, RefundState
+from freetier.jobs import Invoice, Job, JobState, Refund, RefundState, Step
 from freetier.values import Settlement
 
 from .job_examples import (
@@ -164,31 +164,31 @@ def test_a_repeated_event_is_no_error(event: str, situation: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("situation", "due"),
+    ("situation", "step"),
     [
-        ("new", Due.INVOICE),
-        ("eval asked", Due.PAYMENT),
+        ("new", Step.INVOICE),
+        ("eval asked", Step.PAYMENT),
         ("eval expired", None),
-        ("evaluating", Due.EVALUATION),
+        ("evaluating", Step.EVALUATION),
         ("rejected", None),
-        ("evaluation broken", Due.RELEASE),
-        ("priced", Due.GRANT),
-        ("granted", Due.INVOICE),
-        ("work asked", Due.PAYMENT),
+        ("evaluation broken", Step.RELEASE),
+        ("priced", Step.GRANT),
+        ("granted", Step.INVOICE),
+        ("work asked", Step.PAYMENT),
         ("work expired", None),
-        ("executing", Due.WORK),
-        ("worked", Due.SETTLEMENT),
-        ("broken", Due.RELEASE),
-        ("failed", Due.DESTINATION),
-        ("complete", Due.DESTINATION),
-        ("addressed", Due.REFUND),
-        ("refund begun", Due.REFUND_PAYMENT),
+        ("executing", Step.WORK),
+        ("worked", Step.SETTLEMENT),
+        ("broken", Step.RELEASE),
+        ("failed", Step.DESTINATION),
+        ("complete", Step.DESTINATION),
+        ("addressed", Step.REFUND),
+        ("refund begun", Step.REFUND_PAYMENT),
         ("refunded", None),
     ],
 )
-def test_what_is_due(situation: str, due: Due | None) -> None:
+def test_the_next_step(situation: str, step: Step | None) -> None:
     """Each record says what comes next."""
-    assert jobs.due(SITUATIONS[situation]) is due
+    assert jobs.next_step(SITUATIONS[situation]) is step
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_free_work_needs_no_invoice() -> None:
     whole = grant(pool_sats=PRICE).decision.settle(80)
     job = jobs.completed(worked(job), whole, at=NOW)
     assert (job.absorbed_sats, job.refund.state) == (80, RefundState.NOT_APPLICABLE)
-    assert jobs.due(job) is None
+    assert jobs.next_step(job) is None
 
 
 def test_a_gate_settles_alone() -> None:
@@ -297,7 +297,7 @@ def test_a_refund_is_paid_once() -> None:
     with pytest.raises(IllegalTransition):
         jobs.refund_broken(SITUATIONS["refunded"], "hash-refund", at=NOW)
     again = jobs.refund_broken(begun, "hash-refund", at=NOW)
-    assert jobs.due(again) is Due.REFUND
+    assert jobs.next_step(again) is Step.REFUND
     assert jobs.refund_begun(again, "lnbc-2", "hash-2", at=NOW).refund.payment_hash == "hash-2"
 
 
@@ -305,7 +305,7 @@ def test_a_callers_own_invoice_is_used_up() -> None:
     """A refund to an invoice that could not be paid waits for another destination."""
     job = jobs.refund_to(SITUATIONS["complete"], "lnbc-mine", at=NOW)
     job = jobs.refund_begun(job, "lnbc-mine", "hash-mine", at=NOW)
-    assert jobs.due(jobs.refund_broken(job, "hash-mine", at=NOW)) is Due.DESTINATION
+    assert jobs.next_step(jobs.refund_broken(job, "hash-mine", at=NOW)) is Step.DESTINATION
 
 
 def test_time_never_runs_back() -> None:

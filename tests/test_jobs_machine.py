@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from freetier import Conflict, FreeTier, FreeTierPolicy, Kind, jobs
-from freetier.jobs import Due, Invoice, Job, JobState, RefundState
+from freetier.jobs import Invoice, Job, JobState, RefundState, Step
 from freetier.memory import MemoryRepository
 from freetier.pricing import Rates
 from freetier.testing import Clock
@@ -106,7 +106,7 @@ class JobsMachine(RuleBasedStateMachine):
         crash=CRASHES,
     )
     def step(self, job_id: str, price: int, actual: int, fails: str, crash: bool) -> None:
-        """Do what is due, twice; the price, the cost and the failure differ each time."""
+        """Do two steps; the price, the cost and the failure differ each time."""
         if job_id in self.noted:
             self.do(self.noted[job_id], price, actual, fails, crash=False)
             self.do(self.noted[job_id], actual, price, "", crash)
@@ -115,49 +115,49 @@ class JobsMachine(RuleBasedStateMachine):
     def whole(self, job_id: str, price: int, actual: int, caller: tuple[str | None, str]) -> None:
         """A job whose caller pays at once, up to where it waits for a refund's destination."""
         self.create(job_id, caller, 3, crash=False)
-        while jobs.due(self.noted[job_id]) not in (None, Due.DESTINATION):
+        while jobs.next_step(self.noted[job_id]) not in (None, Step.DESTINATION):
             for stage in ("eval", "work"):
                 self.pay(job_id, stage)
             self.do(self.noted[job_id], price, actual, "", crash=False)
 
     def do(self, job: Job, price: int, actual: int, fails: str, crash: bool) -> None:
-        self.met[str(jobs.due(job))] += 1
-        match jobs.due(job):
-            case Due.INVOICE:
+        self.met[str(jobs.next_step(job))] += 1
+        match jobs.next_step(job):
+            case Step.INVOICE:
                 stage = "eval" if job.state is JobState.AWAITING_EVAL_PAYMENT else "work"
                 invoice = self.node.invoice(f"{job.id}-{stage}", job.asked_sats, self.now)
                 self.note(jobs.invoiced(job, invoice, at=self.now), crash)
-            case Due.PAYMENT:
+            case Step.PAYMENT:
                 assert job.invoice is not None
                 if job.invoice.id in self.node.paid:
                     self.note(jobs.paid(job, job.invoice, at=self.now), crash)
                 elif self.now >= job.invoice.expires_at:
                     self.note(jobs.expired(job, at=self.now), crash)
-            case Due.REFUND:
+            case Step.REFUND:
                 mark = f"refund-{job.id}"
                 self.note(jobs.refund_begun(job, f"lnbc-{mark}", mark, at=self.now), crash)
-            case Due.REFUND_PAYMENT:
+            case Step.REFUND_PAYMENT:
                 assert job.refund.payment_hash is not None
                 self.node.send(job.refund.payment_hash, job.refund.sats)
                 self.note(jobs.refund_paid(job, job.refund.payment_hash, at=self.now), crash)
-            case Due.EVALUATION | Due.WORK:
+            case Step.EVALUATION | Step.WORK:
                 self.work(job, price, actual, fails, crash)
-            case Due.GRANT | Due.SETTLEMENT | Due.RELEASE:
+            case Step.GRANT | Step.SETTLEMENT | Step.RELEASE:
                 self.ask_the_ledger(job, crash)
 
     def work(self, job: Job, price: int, actual: int, fails: str, crash: bool) -> None:
-        match jobs.due(job):
-            case Due.EVALUATION if fails == "rejected":
+        match jobs.next_step(job):
+            case Step.EVALUATION if fails == "rejected":
                 self.note(jobs.rejected(job, "not our kind of work", at=self.now), crash)
-            case Due.EVALUATION | Due.WORK if fails == "broken":
+            case Step.EVALUATION | Step.WORK if fails == "broken":
                 self.note(jobs.work_failed(job, "out of order", at=self.now), crash)
-            case Due.EVALUATION:
+            case Step.EVALUATION:
                 cost = Decimal(price) / 1000
                 self.note(
                     jobs.priced(job, price, estimated_cost_usd=cost, rates=RATES, at=self.now),
                     crash,
                 )
-            case Due.WORK:
+            case Step.WORK:
                 self.note(
                     jobs.worked(
                         job,
@@ -172,11 +172,11 @@ class JobsMachine(RuleBasedStateMachine):
                 )
 
     def ask_the_ledger(self, job: Job, crash: bool) -> None:
-        match jobs.due(job):
-            case Due.GRANT:
+        match jobs.next_step(job):
+            case Step.GRANT:
                 grant = self.ledger.reserve(jobs.request_of(job), ttl=INVOICE_TTL + GRACE)
                 self.note(jobs.granted(job, grant, at=self.now), crash)
-            case Due.SETTLEMENT:
+            case Step.SETTLEMENT:
                 settlement = jobs.settlement_without_grant(job) or self.ledger.settle(
                     job.id, job.actual_sats
                 )
@@ -184,7 +184,7 @@ class JobsMachine(RuleBasedStateMachine):
                     assert job.work_invoice is not None
                     self.ledger.credit(job.work_invoice.id, settlement.charged_sats)
                 self.note(jobs.completed(job, settlement, at=self.now), crash)
-            case Due.RELEASE:
+            case Step.RELEASE:
                 if job.free_tier:
                     self.release(job.id)
                 self.note(jobs.failed(job, at=self.now), crash)
@@ -299,7 +299,7 @@ class JobsMachine(RuleBasedStateMachine):
     def end(self) -> None:
         for job_id in self.noted:
             self.address(job_id)
-            while jobs.due(self.noted[job_id]):
+            while jobs.next_step(self.noted[job_id]):
                 self.clock.advance(minutes=1)
                 self.do(self.noted[job_id], 20, 10, "", crash=False)
 
@@ -314,4 +314,4 @@ def test_jobs_in_every_order() -> None:
         partial(JobsMachine, met),  # type: ignore[arg-type]  # it makes them, as the class does
         settings=settings(max_examples=300, stateful_step_count=60, deadline=None),
     )
-    assert {*Due, "paid late", "crash"} <= {what for what, times in met.items() if times}
+    assert {*Step, "paid late", "crash"} <= {what for what, times in met.items() if times}

@@ -102,7 +102,7 @@ def test_free(play: Callable[..., None]) -> None:
         done = await api.until(f"/api/jobs/{job['id']}", "state", "complete", secret=ADA)
         assert done["result"].startswith("56 words, 4 sentences.")
         assert 0 < done["absorbed_sats"] == done["actual_sats"] <= PRICE
-        assert (done["due"], done["refund"]["state"]) == (None, "not_applicable")
+        assert (done["next_step"], done["refund"]["state"]) == (None, "not_applicable")
         assert await entries(service, Kind.SETTLE) == [(job["id"], -done["actual_sats"])]
         assert await entries(service, Kind.CREDIT) == []
 
@@ -197,9 +197,9 @@ def test_an_evaluation_that_costs(play: Callable[..., None]) -> None:
         assert (job["state"], job["invoice"]["amount_sats"]) == ("awaiting_eval_payment", 3)
         await api.pay(job)
         path = f"/api/jobs/{job['id']}"
-        priced = await api.until(path, "due", "payment")
+        priced = await api.until(path, "next_step", "payment")
         while priced["state"] != "awaiting_work_payment":
-            priced = await api.until(path, "due", "payment")
+            priced = await api.until(path, "next_step", "payment")
         assert priced["invoice"]["amount_sats"] == PRICE
         await api.pay(priced)
         await api.until(path, "state", "complete")
@@ -213,7 +213,7 @@ def test_a_rejection(play: Callable[..., None]) -> None:
     async def scenario(api: Api, service: Service) -> None:
         job = await api.job(ADA)
         assert (job["state"], job["rejection_reason"]) == ("rejected", "not our kind of work")
-        assert (job["work_amount_sats"], job["invoice"], job["due"]) == (None, None, None)
+        assert (job["work_amount_sats"], job["invoice"], job["next_step"]) == (None, None, None)
         refused = await api.get("/api/estimate?request=hello")
         assert refused.status_code == 422
 
@@ -233,7 +233,7 @@ def test_work_that_fails(play: Callable[..., None], secret: bytes | None, paid: 
         assert (failed["error_message"], failed["absorbed_sats"]) == ("out of order", 0)
         assert failed["refund"]["sats"] == paid
         if paid:
-            await api.until(path, "due", None, secret=secret)
+            await api.until(path, "next_step", None, secret=secret)
         async with service.store.reading() as books:
             pool = await books.ledger.pool_status()
         assert (pool.balance_sats, pool.reserved_sats, pool.absorbed_today_sats) == (1000, 0, 0)
@@ -268,7 +268,11 @@ def test_never_paid(play: Callable[..., None]) -> None:
         await asyncio.sleep(0.5)
         await service.round()
         failed = await api.until(f"/api/jobs/{job['id']}", "state", "failed", secret=BOB)
-        assert (failed["due"], failed["absorbed_sats"], failed["refund"]["sats"]) == (None, 0, 0)
+        assert (failed["next_step"], failed["absorbed_sats"], failed["refund"]["sats"]) == (
+            None,
+            0,
+            0,
+        )
         async with service.store.writing() as books:
             await books.ledger.sweep()
             pool = await books.ledger.pool_status()
@@ -362,12 +366,12 @@ def test_a_node_that_is_down(play: Callable[..., None]) -> None:
 
         service.jobs.node = service.sessions.node = Down()
         job = await api.job()
-        assert (job["due"], job["invoice"]) == ("invoice", None)
+        assert (job["next_step"], job["invoice"]) == ("invoice", None)
         opened = (await api.post("/api/sessions", {"deposit_sats": 50})).json()
         assert opened["invoice"] is None
         service.jobs.node = service.sessions.node = real
         await service.round()
-        assert (await api.get(f"/api/jobs/{job['id']}")).json()["due"] == "payment"
+        assert (await api.get(f"/api/jobs/{job['id']}")).json()["next_step"] == "payment"
         assert (await api.get(f"/api/sessions/{opened['id']}")).json()["invoice"]
 
     play(scenario)
@@ -490,7 +494,7 @@ def test_a_stale_price_sells_nothing(play: Callable[..., None]) -> None:
         estimate = await api.get("/api/estimate?request=hello")
         assert (estimate.status_code, estimate.json()["error"]) == (503, "StalePrice")
         job = await api.job(ADA)
-        assert (job["state"], job["due"]) == ("evaluating", "evaluation")
+        assert (job["state"], job["next_step"]) == ("evaluating", "evaluation")
 
     play(scenario)
 

@@ -126,8 +126,8 @@ async def job_flow(agent: Agent, secret: bytes | None) -> dict[str, Any]:
     await agent.ask("POST", "/api/jobs", body, secret)
     path = "/api/jobs/the-job-1"
     while True:
-        job = await agent.until(path, "due", "payment", None, "destination", secret=secret)
-        if job["due"] != "payment":
+        job = await agent.until(path, "next_step", "payment", None, "destination", secret=secret)
+        if job["next_step"] != "payment":
             return job
         payment_hash = job["invoice"]["payment_hash"]
         await agent.ask("POST", f"/api/paper/{payment_hash}/pay", {})

@@ -183,10 +183,10 @@ def test_partial_with_a_refund_to_an_invoice(play: Callable[..., None], lnbits: 
         owed = done["refund"]["sats"]
         wrong = await invoice_of_caller(lnbits, owed + 1)
         waits = await api.post(f"{path}/refund", {"destination": wrong}, BOB)
-        assert waits.json()["due"] == "refund"
+        assert waits.json()["next_step"] == "refund"
         right = await invoice_of_caller(lnbits, owed)
         answer = await api.post(f"{path}/refund", {"destination": right}, BOB)
-        assert (answer.json()["refund"]["state"], answer.json()["due"]) == ("paid", None)
+        assert (answer.json()["refund"]["state"], answer.json()["next_step"]) == ("paid", None)
         again = await api.post(f"{path}/refund", {"destination": wrong}, BOB)
         assert again.json()["refund"] == answer.json()["refund"]
 
@@ -201,7 +201,7 @@ def test_gate_with_a_refund_to_an_address(play: Callable[..., None], lnbits: LNb
             job = await api.job(refund_to=address)
             assert job["invoice"]["amount_sats"] == PRICE
             await pay(lnbits, job)
-            done = await api.until(f"/api/jobs/{job['id']}", "due", None)
+            done = await api.until(f"/api/jobs/{job['id']}", "next_step", None)
         assert done["state"] == "complete"
         assert done["refund"]["state"] == "paid"
 
@@ -215,7 +215,7 @@ def test_a_webhook_that_comes_often(play: Callable[..., None], lnbits: LNbits) -
         job = await api.job(BOB)
         notice = {"payment_hash": job["invoice"]["payment_hash"]}
         await api.post("/api/lightning/notice", notice)  # a lie
-        assert (await api.get(f"/api/jobs/{job['id']}", BOB)).json()["due"] == "payment"
+        assert (await api.get(f"/api/jobs/{job['id']}", BOB)).json()["next_step"] == "payment"
         await pay(lnbits, job)
         for _ in range(3):
             await api.post("/api/lightning/notice", notice)

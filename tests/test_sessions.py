@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from freetier import Conflict, FreeTier, FreeTierPolicy, InvalidInput, Kind, Request, sessions
 from freetier.errors import IllegalTransition, InsufficientBalance
 from freetier.memory import MemoryRepository
-from freetier.sessions import Due, Invoice, RequestState, Session, SessionRequest, SessionState
+from freetier.sessions import Invoice, RequestState, Session, SessionRequest, SessionState, Step
 from freetier.testing import Clock
 from freetier.values import Decision, Grant
 
@@ -69,15 +69,19 @@ def under_way(estimated_sats: int = 80, actual_sats: int = 90) -> tuple[Session,
 
 def test_a_session_is_paid_for_first() -> None:
     """A session has a balance once its deposit was paid; the notice may come again, or late."""
-    assert sessions.due(new()) is Due.INVOICE
+    assert sessions.next_step(new()) is Step.INVOICE
     asked = sessions.invoiced(new(), DEPOSIT, at=NOW)
-    assert (sessions.due(asked), asked.balance_sats) == (Due.PAYMENT, 0)
+    assert (sessions.next_step(asked), asked.balance_sats) == (Step.PAYMENT, 0)
     assert sessions.invoiced(asked, DEPOSIT, at=NOW) is asked
     paid = sessions.paid(asked, DEPOSIT, at=NOW)
-    assert (paid.state, paid.balance_sats, sessions.due(paid)) == (SessionState.ACTIVE, 100, None)
+    assert (paid.state, paid.balance_sats, sessions.next_step(paid)) == (
+        SessionState.ACTIVE,
+        100,
+        None,
+    )
     assert sessions.paid(paid, DEPOSIT, at=LATER) is paid
     late = sessions.expired(asked, at=LATER)
-    assert (late.state, sessions.due(late)) == (SessionState.EXPIRED, None)
+    assert (late.state, sessions.next_step(late)) == (SessionState.EXPIRED, None)
     assert sessions.expired(late, at=LATER) is late
     assert sessions.paid(late, DEPOSIT, at=LATER).balance_sats == 100
     before_its_invoice_was_noted = sessions.paid(new(), DEPOSIT, at=NOW)
@@ -150,13 +154,13 @@ def test_the_first_answer_stands() -> None:
 def test_what_is_due_of_a_request() -> None:
     """A request is computed, then settled, then done."""
     session, request = sessions.admitted(active(), "request", "text", estimate=estimate(9), at=NOW)
-    assert sessions.due_request(request) is Due.WORK
+    assert sessions.next_step_of_request(request) is Step.WORK
     with pytest.raises(IllegalTransition):
         sessions.request_of(session, request)
     request = computed(request, 9)
-    assert sessions.due_request(request) is Due.SETTLEMENT
+    assert sessions.next_step_of_request(request) is Step.SETTLEMENT
     _, request = sessions.debited(session, request, grant(session, request), at=NOW)
-    assert sessions.due_request(request) is None
+    assert sessions.next_step_of_request(request) is None
 
 
 def test_closing_gives_the_rest_back() -> None:
@@ -168,12 +172,12 @@ def test_closing_gives_the_rest_back() -> None:
     session, _ = sessions.request_failed(session, request, "out of order", at=NOW)
     closed = sessions.closed(session, at=NOW)
     assert (closed.balance_sats, closed.refund.sats) == (0, 100)
-    assert sessions.due(closed) is Due.DESTINATION
+    assert sessions.next_step(closed) is Step.DESTINATION
     assert sessions.closed(closed, at=NOW) is closed
     addressed = sessions.refund_to(closed, "ada@example.org", at=NOW)
     begun = sessions.refund_begun(addressed, "lnbc-refund", "hash-refund", at=NOW)
-    assert sessions.due(begun) is Due.REFUND_PAYMENT
-    assert sessions.due(sessions.refund_paid(begun, "hash-refund", at=NOW)) is None
+    assert sessions.next_step(begun) is Step.REFUND_PAYMENT
+    assert sessions.next_step(sessions.refund_paid(begun, "hash-refund", at=NOW)) is None
 
 
 @pytest.mark.parametrize(
@@ -242,13 +246,13 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(request_id=ids, sats=st.integers(0, 90))
     def compute(self, request_id: str, sats: int) -> None:
         request = self.requests.get(request_id)
-        if request and sessions.due_request(request) is Due.WORK:
+        if request and sessions.next_step_of_request(request) is Step.WORK:
             self.requests[request_id] = computed(request, sats)
 
     @rule(request_id=ids)
     def fail(self, request_id: str) -> None:
         request = self.requests.get(request_id)
-        if request and sessions.due_request(request) is Due.WORK:
+        if request and sessions.next_step_of_request(request) is Step.WORK:
             self.session, self.requests[request_id] = sessions.request_failed(
                 self.session, request, "out of order", at=NOW
             )
@@ -257,7 +261,7 @@ class SessionMachine(RuleBasedStateMachine):
     def settle(self, request_id: str, crash: bool) -> None:
         """A crash before both records were noted: all of it is done again."""
         request = self.requests.get(request_id)
-        if request and sessions.due_request(request) is Due.SETTLEMENT:
+        if request and sessions.next_step_of_request(request) is Step.SETTLEMENT:
             answer = grant(self.session, request, self.ledger)
             session, done = sessions.debited(self.session, request, answer, at=NOW)
             if not crash:

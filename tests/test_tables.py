@@ -128,8 +128,8 @@ def test_sessions_are_read_back(run: Run) -> None:
         assert there.sessions.record(found) == session
         (found,) = await rows(connection, requests.select, {"id": "request"})
         assert requests.record(found) == request
-        (due,) = await rows(connection, requests.unfinished, {"after": "", "most": 9})
-        assert requests.record(due) == request
+        (found,) = await rows(connection, requests.unfinished, {"after": "", "most": 9})
+        assert requests.record(found) == request
         assert await rows(connection, there.sessions.unfinished, {"after": "", "most": 9}) == []
 
     run(there_and_back)
@@ -166,8 +166,8 @@ def test_what_is_unfinished_is_found(run: Run) -> None:
             connection, table.unfinished, {"after": found[-1] if found else "", "most": 4}
         ):
             found += [row["id"] for row in page]
-        waiting = (None, jobs.Due.DESTINATION)
-        assert found == sorted(job.id for job in made if jobs.due(job) not in waiting)
+        waiting = (None, jobs.Step.DESTINATION)
+        assert found == sorted(job.id for job in made if jobs.next_step(job) not in waiting)
 
     run(listed)
 

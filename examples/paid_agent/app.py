@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from freetier import FreeTierError, InvalidInput, UnknownRequest, http
-from freetier.jobs import Due
+from freetier.jobs import Step
 from freetier.nostr import verify_nip98
 from freetier.starlette import on_error, to_response
 from freetier.values import check_id
@@ -128,7 +128,7 @@ def _routes(app: FastAPI) -> None:
         """Sell a job. 201: with the invoice to pay, or at work. 200: it was created before."""
         job_id = new.id or uuid4().hex
         _, made = await service.jobs.create(job_id, new.request, identity, new.refund_to)
-        job = await service.jobs.advance(job_id, up_to=Due.WORK)
+        job = await service.jobs.advance(job_id, up_to=Step.WORK)
         assert job is not None
         service.spawn(service.jobs.advance(job_id))
         response.status_code = 201 if made else 200

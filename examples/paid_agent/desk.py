@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Desk:
-    """Does what is due. What goes over the network is done outside any transaction."""
+    """Does the next steps. What goes over the network is done outside any transaction."""
 
     def __init__(self, store: Store, node: Node, work: Work, settings: Settings) -> None:
         self.store = store
@@ -35,7 +35,7 @@ class Desk:
 
     @asynccontextmanager
     async def alone(self, record_id: str) -> AsyncIterator[None]:
-        """Nobody else in this process does what is due of this record."""
+        """Nobody else in this process does this record's next step."""
         lock, waiting = self._busy.get(record_id, (Lock(), 0))
         self._busy[record_id] = lock, waiting + 1
         try:

@@ -1,4 +1,4 @@
-"""The desk for jobs: does what is due, whatever was interrupted."""
+"""The desk for jobs: does the next steps, whatever was interrupted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from freetier import Conflict, StalePrice, jobs
-from freetier.jobs import Due, Job
+from freetier.jobs import Job, Step
 from freetier.pricing import cost_usd, price_sats
 
 from .desk import Desk, log, now
@@ -61,14 +61,14 @@ class JobDesk(Desk):
             await self.note(self.store.tables.jobs, job_id, _simply(jobs.paid, job.invoice))
         await self.advance(job_id)
 
-    async def advance(self, job_id: str, *, up_to: Due | None = None) -> Job | None:
-        """Do what is due, one step after the other, until the job waits for somebody; the job.
+    async def advance(self, job_id: str, *, up_to: Step | None = None) -> Job | None:
+        """Do one step after the other, until the job waits for somebody; the job.
 
-        Stops before a step `up_to`. A step that the node does not answer stays due.
+        Stops before a step `up_to`. A step that the node does not answer stays the next.
         """
         async with self.alone(job_id):
             job = await self.find(job_id)
-            while job is not None and jobs.due(job) is not up_to:
+            while job is not None and jobs.next_step(job) is not up_to:
                 try:
                     event = await self._step(job)
                 except (NodeError, StalePrice) as error:
@@ -83,34 +83,34 @@ class JobDesk(Desk):
 
     async def _step(self, job: Job) -> Event | None:  # noqa: PLR0911  # one line a step reads best
         """Do the part of the next step that is not a matter of our books; the rest is the event."""
-        match jobs.due(job):
-            case Due.INVOICE:
+        match jobs.next_step(job):
+            case Step.INVOICE:
                 stage = "eval" if job.work_amount_sats is None else "work"
                 made = await self.node.invoice(
                     f"{job.id}:{stage}", job.asked_sats, self.settings.invoice_ttl, f"job {job.id}"
                 )
                 return _simply(jobs.invoiced, made)
-            case Due.PAYMENT:
+            case Step.PAYMENT:
                 assert job.invoice is not None
                 paid = await self.ask_of(job.invoice)
                 if paid is None:
                     return None
                 return _simply(jobs.paid, job.invoice) if paid else _simply(jobs.expired)
-            case Due.EVALUATION:
+            case Step.EVALUATION:
                 return self._evaluation(job)
-            case Due.WORK:
+            case Step.WORK:
                 return await self._work(job)
-            case Due.GRANT:
+            case Step.GRANT:
                 return self._grant
-            case Due.SETTLEMENT:
+            case Step.SETTLEMENT:
                 return _settle
-            case Due.RELEASE:
+            case Step.RELEASE:
                 return _release
-            case Due.REFUND:
+            case Step.REFUND:
                 assert job.refund.destination is not None
                 to = await self.destination_invoice(job.refund.destination, job.refund.sats)
                 return to and _simply(jobs.refund_begun, *to)
-            case Due.REFUND_PAYMENT:
+            case Step.REFUND_PAYMENT:
                 return await self._refund(job)
             case _:
                 return None

@@ -10,7 +10,7 @@ from freetier.invoices import Invoice
 
 
 class NodeError(Exception):
-    """The node did not answer, or said no. Nothing is lost: the step is due until it succeeds."""
+    """The node did not answer, or said no. Nothing is lost: the step stays the next one."""
 
 
 class Outcome(StrEnum):

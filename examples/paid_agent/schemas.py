@@ -78,11 +78,11 @@ class RefundOut(BaseModel):
 
 
 class JobOut(BaseModel):
-    """A job as it stands; `due` is what it waits for. `invoice` is of the stage that it is in."""
+    """A job as it stands, and what it waits for. `invoice` is of the stage that it is in."""
 
     id: str
     state: jobs.JobState
-    due: jobs.Due | None
+    next_step: jobs.Step | None
     free_tier: bool
     absorbed_sats: Sats
     eval_amount_sats: Sats
@@ -198,7 +198,7 @@ def job_out(job: Job) -> JobOut:
     return JobOut(
         id=job.id,
         state=job.state,
-        due=jobs.due(job),
+        next_step=jobs.next_step(job),
         free_tier=job.free_tier,
         absorbed_sats=job.absorbed_sats,
         eval_amount_sats=job.eval_amount_sats,

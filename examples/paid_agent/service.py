@@ -86,7 +86,7 @@ class Service:
         return estimate(rates, **tokens, decision=decision, pool=pool)
 
     async def round(self) -> None:
-        """Bring on everything for which something is due, and what may have been paid late."""
+        """Bring on everything that has a next step, and what may have been paid late."""
         tables = self.store.tables
         async for job in self._unfinished(tables.jobs):
             self.spawn(self.jobs.advance(job.id))

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from freetier import Conflict, Request, UnknownRequest, sessions
 from freetier.pricing import cost_usd, price_sats
-from freetier.sessions import Due, Session, SessionRequest, SessionState
+from freetier.sessions import Session, SessionRequest, SessionState, Step
 
 from .desk import Desk, log, now
 from .lightning import NodeError, Outcome
@@ -70,7 +70,7 @@ class SessionDesk(Desk):
         return await self.advance(session_id)
 
     async def advance(self, session_id: str) -> Session:
-        """Do what is due, until the session waits for somebody. Raises `UnknownRequest`."""
+        """Do step after step, until the session waits for somebody. Raises `UnknownRequest`."""
         async with self.alone(session_id):
             session = await self.find(session_id)
             while True:
@@ -142,7 +142,7 @@ class SessionDesk(Desk):
         return await self.transact(admit)
 
     async def _finish(self, known: SessionRequest) -> SessionRequest:
-        if sessions.due_request(known) is None:
+        if sessions.next_step_of_request(known) is None:
             return known
         try:
             done = await self.work.do(known.request)
@@ -198,8 +198,8 @@ class SessionDesk(Desk):
         return await self.transact(apply)
 
     async def _step(self, session: Session) -> Event | None:
-        match sessions.due(session):
-            case Due.INVOICE:
+        match sessions.next_step(session):
+            case Step.INVOICE:
                 made = await self.node.invoice(
                     f"{session.id}:deposit",
                     session.deposit_sats,
@@ -207,7 +207,7 @@ class SessionDesk(Desk):
                     f"session {session.id}",
                 )
                 return _simply(sessions.invoiced, made)
-            case Due.PAYMENT:
+            case Step.PAYMENT:
                 assert session.invoice is not None
                 paid = await self.ask_of(session.invoice)
                 if paid is None:
@@ -215,11 +215,11 @@ class SessionDesk(Desk):
                 return (
                     _simply(sessions.paid, session.invoice) if paid else _simply(sessions.expired)
                 )
-            case Due.REFUND:
+            case Step.REFUND:
                 assert session.refund.destination is not None
                 to = await self.destination_invoice(session.refund.destination, session.refund.sats)
                 return to and _simply(sessions.refund_begun, *to)
-            case Due.REFUND_PAYMENT:
+            case Step.REFUND_PAYMENT:
                 return await self._refund(session)
             case _:
                 return None

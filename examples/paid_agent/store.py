@@ -52,7 +52,7 @@ class Books:
         return None
 
     async def unfinished(self, table: Table[R], after: str) -> list[R]:
-        """A page of the records for which something is due."""
+        """A page of the records that have a next step."""
         return await self._read(table, table.unfinished, {"after": after, "most": PAGE})
 
     async def select(self, table: Table[R], sql: str, values: dict[str, Any]) -> list[R]:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from attrs import field, frozen
 
 from freetier._records import refuse
-from freetier._refunding import Due, refund_due
+from freetier._refunding import Step, next_step_of_refund
 from freetier.invoices import Invoice, Refund
 from freetier.values import Decision, Request, Serve, Settlement
 
@@ -93,18 +93,18 @@ class Job:
         return self.asked_sats == 0 or (self.invoice is not None and bool(self.invoice.paid_at))
 
 
-def due(job: Job) -> Due | None:
+def next_step(job: Job) -> Step | None:
     """What comes next; None when the job has ended, and nothing is owed."""
     match job.state:
         case JobState.AWAITING_EVAL_PAYMENT | JobState.AWAITING_WORK_PAYMENT:
-            return Due.PAYMENT if job.invoice else Due.INVOICE
+            return Step.PAYMENT if job.invoice else Step.INVOICE
         case JobState.EVALUATING | JobState.EXECUTING if job.error_message is not None:
-            return Due.RELEASE
+            return Step.RELEASE
         case JobState.EVALUATING:
-            return Due.EVALUATION if job.price_sats is None else Due.GRANT
+            return Step.EVALUATION if job.price_sats is None else Step.GRANT
         case JobState.EXECUTING:
-            return Due.WORK if job.actual_sats is None else Due.SETTLEMENT
-    return refund_due(job.refund)
+            return Step.WORK if job.actual_sats is None else Step.SETTLEMENT
+    return next_step_of_refund(job.refund)
 
 
 def request_of(job: Job) -> Request:

@@ -1,4 +1,4 @@
-"""What is due next, and the events of a refund, for every record that can owe one."""
+"""The next step, and the events of a refund, for every record that can owe one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from freetier._records import Record, moved
 from freetier.invoices import Refund, RefundState
 
 
-class Due(StrEnum):
+class Step(StrEnum):
     """What the host does next for a job, a session or its requests. Each is safe to do again."""
 
     INVOICE = "invoice"
@@ -45,13 +45,13 @@ class Refunding(Record, Protocol):
 R = TypeVar("R", bound=Refunding)
 
 
-def refund_due(refund: Refund) -> Due | None:
+def next_step_of_refund(refund: Refund) -> Step | None:
     """What comes next for a refund; None when nothing is owed."""
     if refund.state is not RefundState.PENDING:
         return None
     if refund.payment_hash is not None:
-        return Due.REFUND_PAYMENT
-    return Due.DESTINATION if refund.destination is None else Due.REFUND
+        return Step.REFUND_PAYMENT
+    return Step.DESTINATION if refund.destination is None else Step.REFUND
 
 
 def refund_to(record: R, destination: str, *, at: datetime) -> R:

@@ -1,9 +1,9 @@
 """A paid job, from its creation to its refund: a record, and how one version follows another.
 
-The host keeps the record and does the I/O; `due` says what comes next. So a host that was killed
-reads its records and goes on: each step may be done again. What the ledger is asked for is noted
-first (`priced`, `worked`, `work_failed`) and its answer after (`granted`, `completed`, `failed`);
-a host whose records are in the ledger's database notes both in one transaction.
+The host keeps the record and does the I/O; `next_step` says which. So a host that was killed reads
+its records and goes on: each step may be done again. What the ledger is asked for is noted first
+(`priced`, `worked`, `work_failed`) and its answer after (`granted`, `completed`, `failed`); a host
+whose records are in the ledger's database notes both in one transaction.
 
 An event that repeats what is noted gives the record as it is. One that does not fit the state
 raises `IllegalTransition`, and the record stays. Every event takes `at`, the host's time.
@@ -16,28 +16,28 @@ from decimal import Decimal
 
 from attrs import evolve
 
-from freetier._job import Job, JobState, due, request_of, settlement_without_grant
+from freetier._job import Job, JobState, next_step, request_of, settlement_without_grant
 from freetier._records import check_text, moved, refuse
-from freetier._refunding import Due, refund_begun, refund_broken, refund_paid, refund_to
+from freetier._refunding import Step, refund_begun, refund_broken, refund_paid, refund_to
 from freetier.errors import InvalidInput
 from freetier.invoices import Invoice, Refund, RefundState
 from freetier.pricing import Rates, check_decimal, check_tokens
 from freetier.values import Grant, Settlement, check_id, check_sats, check_time
 
 __all__ = [
-    "Due",
     "Invoice",
     "Job",
     "JobState",
     "Refund",
     "RefundState",
+    "Step",
     "completed",
     "create",
-    "due",
     "expired",
     "failed",
     "granted",
     "invoiced",
+    "next_step",
     "paid",
     "priced",
     "refund_begun",
@@ -84,7 +84,7 @@ def invoiced(job: Job, invoice: Invoice, *, at: datetime) -> Job:
     known = _known(job, invoice)
     if known:
         return job
-    if due(job) is not Due.INVOICE:
+    if next_step(job) is not Step.INVOICE:
         refuse(job, f"invoice {invoice.id!r} is not its own")
     return moved(job, at, **_stored(job, evolve(_fitting(job, invoice), paid_at=None)))
 
@@ -121,7 +121,7 @@ def expired(job: Job, *, at: datetime) -> Job:
     """
     if job.expired:
         return job
-    if due(job) is not Due.PAYMENT or job.invoice is None or at < job.invoice.expires_at:
+    if next_step(job) is not Step.PAYMENT or job.invoice is None or at < job.invoice.expires_at:
         refuse(job, "no invoice of it has expired")
     message = f"invoice {job.invoice.id} was not paid until {job.invoice.expires_at.isoformat()}"
     return moved(job, at, state=JobState.FAILED, error_message=message, absorbed_sats=0)
@@ -131,7 +131,7 @@ def rejected(job: Job, reason: str, *, at: datetime) -> Job:
     """The evaluation says no: `rejected`. What the evaluation cost stays paid."""
     if job.state is JobState.REJECTED and job.rejection_reason == reason:
         return job
-    if due(job) is not Due.EVALUATION:
+    if next_step(job) is not Step.EVALUATION:
         refuse(job, "there is nothing to reject")
     return moved(
         job, at, state=JobState.REJECTED, rejection_reason=check_text("rejection_reason", reason)
@@ -150,17 +150,17 @@ def priced(
     }
     if job.price_sats is not None and _says(job, figures):
         return job
-    if due(job) is not Due.EVALUATION:
+    if next_step(job) is not Step.EVALUATION:
         refuse(job, "it is not to be priced now")
     return moved(job, at, **figures)
 
 
 def granted(job: Job, grant: Grant, *, at: datetime) -> Job:
-    """The ledger has decided: `executing` if the caller pays nothing, else an invoice is due."""
+    """The ledger has decided: `executing` if the caller pays nothing, else an invoice is next."""
     its_own = (grant.request_id, grant.decision.price_sats) == (job.id, job.price_sats)
     if its_own and job.work_amount_sats == grant.charge_sats:
         return job
-    if due(job) is not Due.GRANT:
+    if next_step(job) is not Step.GRANT:
         refuse(job, "it is not to be granted now")
     if not its_own:
         raise InvalidInput("grant", grant.request_id, f"the grant of {job.id!r} at its price")
@@ -194,7 +194,7 @@ def worked(
     }
     if job.actual_sats is not None and _says(job, figures):
         return job
-    if due(job) is not Due.WORK:
+    if next_step(job) is not Step.WORK:
         refuse(job, "there is no work to be done")
     return moved(job, at, **figures)
 
@@ -209,7 +209,7 @@ def completed(job: Job, settlement: Settlement, *, at: datetime) -> Job:
     its_own = figures == (job.actual_sats, job.work_amount_sats)
     if its_own and job.state is JobState.COMPLETE and job.refund.sats == settlement.refund_sats:
         return job
-    if due(job) is not Due.SETTLEMENT:
+    if next_step(job) is not Step.SETTLEMENT:
         refuse(job, "it is not to be settled now")
     if not its_own:
         raise InvalidInput("settlement", settlement.actual_sats, f"the settlement of {job.id!r}")
@@ -229,7 +229,7 @@ def work_failed(job: Job, message: str, *, at: datetime) -> Job:
     """
     if job.error_message is not None and not job.expired:
         return job
-    if due(job) not in (Due.EVALUATION, Due.GRANT, Due.WORK):
+    if next_step(job) not in (Step.EVALUATION, Step.GRANT, Step.WORK):
         refuse(job, "there is no work that could fail")
     return moved(job, at, error_message=check_text("message", message))
 
@@ -238,7 +238,7 @@ def failed(job: Job, *, at: datetime) -> Job:
     """The ledger has released: `failed`. What was paid for the stage that broke is refunded."""
     if job.state is JobState.FAILED and not job.expired:
         return job
-    if due(job) is not Due.RELEASE:
+    if next_step(job) is not Step.RELEASE:
         refuse(job, "nothing of it broke")
     return moved(
         job, at, state=JobState.FAILED, absorbed_sats=0, refund=job.refund.owed(job.asked_sats)

@@ -5,7 +5,7 @@ real cost, decided by the ledger; the balance is debited only what the pool does
 request may cost is held while it is computed, so the balance never goes below 0, however many
 requests run at once.
 
-As for jobs: the host keeps the records and does the I/O, `due` and `due_request` say what comes
+As for jobs: the host keeps the records and does the I/O, `next_step` and `next_step_of_request` say what comes
 next, an event that repeats what is noted changes nothing, and one that does not fit raises
 `IllegalTransition`. An event that changes two records gives both: note them in one transaction.
 """
@@ -20,10 +20,10 @@ from attrs import evolve, field, frozen
 
 from freetier._records import check_text, moved, refuse
 from freetier._refunding import (
-    Due,
+    Step,
+    next_step_of_refund,
     refund_begun,
     refund_broken,
-    refund_due,
     refund_paid,
     refund_to,
 )
@@ -33,7 +33,6 @@ from freetier.pricing import check_decimal, check_tokens
 from freetier.values import Decision, Grant, Request, check_id, check_sats, check_time
 
 __all__ = [
-    "Due",
     "Invoice",
     "Refund",
     "RefundState",
@@ -41,15 +40,16 @@ __all__ = [
     "Session",
     "SessionRequest",
     "SessionState",
+    "Step",
     "admitted",
     "closed",
     "computed",
     "create",
     "debited",
-    "due",
-    "due_request",
     "expired",
     "invoiced",
+    "next_step",
+    "next_step_of_request",
     "paid",
     "refund_begun",
     "refund_broken",
@@ -154,18 +154,18 @@ def create(
     )
 
 
-def due(session: Session) -> Due | None:
+def next_step(session: Session) -> Step | None:
     """What comes next for a session; None when it waits for requests, or has ended."""
     if session.state is SessionState.AWAITING_PAYMENT:
-        return Due.PAYMENT if session.invoice else Due.INVOICE
-    return refund_due(session.refund)
+        return Step.PAYMENT if session.invoice else Step.INVOICE
+    return next_step_of_refund(session.refund)
 
 
-def due_request(request: SessionRequest) -> Due | None:
+def next_step_of_request(request: SessionRequest) -> Step | None:
     """What comes next for a request: `WORK`, `SETTLEMENT`, or None."""
     if request.state is not RequestState.COMPUTING:
         return None
-    return Due.WORK if request.actual_sats is None else Due.SETTLEMENT
+    return Step.WORK if request.actual_sats is None else Step.SETTLEMENT
 
 
 def request_of(session: Session, request: SessionRequest) -> Request:
@@ -183,7 +183,7 @@ def invoiced(session: Session, invoice: Invoice, *, at: datetime) -> Session:
     """The invoice for the deposit was made. A second one is refused."""
     if session.invoice is not None and session.invoice.id == invoice.id:
         return session
-    if due(session) is not Due.INVOICE:
+    if next_step(session) is not Step.INVOICE:
         refuse(session, f"invoice {invoice.id!r} is not its own")
     return moved(session, at, invoice=evolve(_fitting(session, invoice), paid_at=None))
 
@@ -209,7 +209,11 @@ def expired(session: Session, *, at: datetime) -> Session:
     """The deposit was not paid in time, says the node. Before its time, it is refused."""
     if session.state is SessionState.EXPIRED:
         return session
-    if due(session) is not Due.PAYMENT or not session.invoice or at < session.invoice.expires_at:
+    if (
+        next_step(session) is not Step.PAYMENT
+        or not session.invoice
+        or at < session.invoice.expires_at
+    ):
         refuse(session, "no invoice of it has expired")
     return moved(session, at, state=SessionState.EXPIRED)
 
@@ -274,7 +278,7 @@ def computed(
     }
     if all(getattr(request, name) == value for name, value in figures.items()):
         return request
-    if due_request(request) is not Due.WORK:
+    if next_step_of_request(request) is not Step.WORK:
         refuse(request, "there is no work to be done")
     return moved(request, at, **figures)
 
@@ -293,7 +297,7 @@ def debited(
         raise InvalidInput("grant", grant.request_id, f"the grant of {request.id!r} at its cost")
     if request.state is RequestState.COMPLETE:
         return session, request
-    if due_request(request) is not Due.SETTLEMENT:
+    if next_step_of_request(request) is not Step.SETTLEMENT:
         refuse(request, "it is not to be settled now")
     charged = min(grant.charge_sats, session.free_sats + request.held_sats)
     return (
@@ -317,7 +321,7 @@ def request_failed(
         raise InvalidInput("session", session.id, f"the session of {request.id!r}")
     if request.state is RequestState.FAILED:
         return session, request
-    if due_request(request) is not Due.WORK:
+    if next_step_of_request(request) is not Step.WORK:
         refuse(request, "there is no work that could fail")
     return (
         _without(session, request, 0, at),

@@ -57,7 +57,7 @@ class Table(Generic[R]):
     `insert`, with the parameters of `row`, gives a row unless the id was there before. `update`,
     with those of `change`, gives one unless somebody else wrote the record since it was read: then
     read it again, and apply the event to what is there. `select` is by `:id`. `unfinished` is what
-    has something due, but for those that wait for a refund's destination: by id, after `:after`
+    has a next step, but for those that wait for a refund's destination: by id, after `:after`
     (begin with the empty text), at most `:most`.
     """
 
