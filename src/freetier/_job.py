@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from attrs import field, frozen
 
-from freetier._records import refuse
-from freetier._refunding import Step, next_step_of_refund
+from freetier._records import Step, refuse
+from freetier._refunding import next_step_of_refund
 from freetier.invoices import Invoice, Refund
 from freetier.values import Decision, Request, Serve, Settlement
 

@@ -1,8 +1,9 @@
-"""What the records of jobs and sessions share: their checks, and how one follows another."""
+"""What the records of jobs and sessions share: checks, steps, and how one follows another."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import NoReturn, Protocol, TypeVar
 
 from attrs import evolve
@@ -11,6 +12,31 @@ from freetier.errors import IllegalTransition, InvalidInput
 from freetier.values import check_time
 
 MAX_TEXT_LENGTH = 1_000_000
+
+
+class Step(StrEnum):
+    """What the host does next for a job, a session or its requests. Each is safe to do again."""
+
+    INVOICE = "invoice"
+    """Have an invoice made for `asked_sats`, one per job and stage, or session: `invoiced`."""
+    PAYMENT = "payment"
+    """Ask whether the invoice was paid: `paid`; or past its time, and unpaid: `expired`."""
+    EVALUATION = "evaluation"
+    """Evaluate the request: `rejected`, `priced` or `work_failed`."""
+    GRANT = "grant"
+    """`ledger.reserve(request_of(job))`: `granted`."""
+    WORK = "work"
+    """Do the work: `worked` or `work_failed`."""
+    SETTLEMENT = "settlement"
+    """Settle, credit what the caller paid in the end: `completed`."""
+    RELEASE = "release"
+    """`ledger.release` if the pool was to pay, and unless that grant has expired: `failed`."""
+    DESTINATION = "destination"
+    """Nothing, until the caller says where the refund goes: `refund_to`."""
+    REFUND = "refund"
+    """Get an invoice of the refund's destination: `refund_begun`."""
+    REFUND_PAYMENT = "refund_payment"
+    """Pay the refund's invoice, or ask how that went: `refund_paid` or `refund_broken`."""
 
 
 class Record(Protocol):

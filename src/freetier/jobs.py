@@ -17,8 +17,8 @@ from decimal import Decimal
 from attrs import evolve
 
 from freetier._job import Job, JobState, next_step, request_of, settlement_without_grant
-from freetier._records import check_text, moved, refuse
-from freetier._refunding import Step, refund_begun, refund_broken, refund_paid, refund_to
+from freetier._records import Step, check_text, moved, refuse
+from freetier._refunding import refund_begun, refund_broken, refund_paid, refund_to
 from freetier.errors import InvalidInput
 from freetier.invoices import Invoice, Refund, RefundState
 from freetier.pricing import Rates, check_decimal, check_tokens

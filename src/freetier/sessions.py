@@ -5,8 +5,8 @@ real cost, decided by the ledger; the balance is debited only what the pool does
 request may cost is held while it is computed, so the balance never goes below 0, however many
 requests run at once.
 
-As for jobs: the host keeps the records and does the I/O, `next_step` and `next_step_of_request` say what comes
-next, an event that repeats what is noted changes nothing, and one that does not fit raises
+As for jobs: the host keeps the records and does the I/O, `next_step` and `next_step_of_request`
+say which, an event that repeats what is noted changes nothing, and one that does not fit raises
 `IllegalTransition`. An event that changes two records gives both: note them in one transaction.
 """
 
@@ -18,9 +18,8 @@ from enum import StrEnum
 
 from attrs import evolve, field, frozen
 
-from freetier._records import check_text, moved, refuse
+from freetier._records import Step, check_text, moved, refuse
 from freetier._refunding import (
-    Step,
     next_step_of_refund,
     refund_begun,
     refund_broken,
@@ -209,11 +208,8 @@ def expired(session: Session, *, at: datetime) -> Session:
     """The deposit was not paid in time, says the node. Before its time, it is refused."""
     if session.state is SessionState.EXPIRED:
         return session
-    if (
-        next_step(session) is not Step.PAYMENT
-        or not session.invoice
-        or at < session.invoice.expires_at
-    ):
+    awaited = session.invoice if next_step(session) is Step.PAYMENT else None
+    if awaited is None or at < awaited.expires_at:
         refuse(session, "no invoice of it has expired")
     return moved(session, at, state=SessionState.EXPIRED)
 
