@@ -176,7 +176,7 @@ def test_created_again(play: Callable[..., None]) -> None:
     """A creation that is repeated, also many times at once, has one job, invoice and grant."""
 
     async def scenario(api: Api, service: Service) -> None:
-        body = {"request": TEXT, "id": "my-own-job-1"}
+        body = {"request": TEXT, "id": "my-own-job-that-i-keep-1"}
         answers = await asyncio.gather(*(api.post("/api/jobs", body, BOB) for _ in range(10)))
         assert sorted(answer.status_code for answer in answers) == [200] * 9 + [201]
         assert len({answer.json()["invoice"]["payment_hash"] for answer in answers}) == 1
@@ -381,7 +381,7 @@ async def paid_session(api: Api, deposit_sats: int, secret: bytes | None) -> str
     body = {"deposit_sats": deposit_sats}
     opened = (await api.post("/api/sessions", body, secret)).json()
     await api.pay(opened)
-    await api.until(f"/api/sessions/{opened['id']}", "state", "active")
+    await api.until(f"/api/sessions/{opened['id']}", "state", "active", secret=secret)
     return str(opened["id"])
 
 
@@ -391,19 +391,25 @@ def test_a_session(play: Callable[..., None]) -> None:
     async def scenario(api: Api, service: Service) -> None:
         session = f"/api/sessions/{await paid_session(api, 100, BOB)}"
         body = {"request": TEXT, "id": "request-1"}
-        answers = await asyncio.gather(*(api.post(f"{session}/request", body) for _ in range(5)))
+        answers = await asyncio.gather(
+            *(api.post(f"{session}/request", body, BOB) for _ in range(5))
+        )
         (answer,) = {answer.text for answer in answers}
         done = answers[0].json()
         assert done["state"] == "complete", answer
         assert (done["absorbed_sats"], done["free_tier"]) == (LEFT, True)
         assert done["charged_sats"] == done["actual_sats"] - LEFT
-        after = (await api.get(session)).json()
+        after = (await api.get(session, BOB)).json()
         assert after["balance_sats"] == after["free_sats"] == 100 - done["charged_sats"]
         assert await entries(service, Kind.GRANT) == [("request-1", -LEFT)]
         assert await entries(service, Kind.CREDIT) == [("request-1", done["charged_sats"] // 2)]
-        other = await api.post(f"{session}/request", {"request": "Other", "id": "request-1"})
+        other = await api.post(f"{session}/request", {"request": "Other", "id": "request-1"}, BOB)
         assert other.status_code == 409
-        closed = await api.post(f"{session}/close", {"destination": "bob@example.org"})
+        for secret in (None, ADA):  # it was signed for by another
+            assert (await api.get(session, secret)).status_code == 404
+            for path, body in (("request", {"request": TEXT}), ("close", {"destination": "a@b.c"})):
+                assert (await api.post(f"{session}/{path}", body, secret)).status_code == 404
+        closed = await api.post(f"{session}/close", {"destination": "bob@example.org"}, BOB)
         assert closed.json()["state"] == "closed"
         assert closed.json()["refund"]["sats"] == after["balance_sats"]
         assert closed.json()["refund"]["state"] == "paid"
@@ -430,6 +436,21 @@ def test_a_session_that_is_used_up(play: Callable[..., None]) -> None:
         refusal = by_status[402][0]
         assert refusal["error"] == "InsufficientBalance"
         assert refusal["needed_sats"] > refusal["free_sats"]
+
+    play(scenario)
+
+
+def test_an_id_that_a_job_has(play: Callable[..., None]) -> None:
+    """A request by an id that the ledger knows for something else fails, and costs nothing."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        name = "an-id-of-job-and-request"
+        await api.job(BOB, id=name)
+        session = f"/api/sessions/{await paid_session(api, 100, BOB)}"
+        body = {"request": TEXT + "more", "id": name}
+        done = (await api.post(f"{session}/request", body, BOB)).json()
+        assert (done["state"], done["error_message"]) == ("failed", "its id was used before")
+        assert (await api.get(session, BOB)).json()["free_sats"] == 100
 
     play(scenario)
 

@@ -122,9 +122,13 @@ class Agent:
 
 async def job_flow(agent: Agent, secret: bytes | None) -> dict[str, Any]:
     """A caller who pays what is asked, and wants back what is too much. Every request is safe."""
-    body = {"request": TEXT, "id": "the-job-1", "refund_to": "caller@example.org"}
+    body = {
+        "request": TEXT,
+        "id": "the-job-that-nobody-guesses-1",
+        "refund_to": "caller@example.org",
+    }
     await agent.ask("POST", "/api/jobs", body, secret)
-    path = "/api/jobs/the-job-1"
+    path = "/api/jobs/the-job-that-nobody-guesses-1"
     while True:
         job = await agent.until(path, "next_step", "payment", None, "destination", secret=secret)
         if job["next_step"] != "payment":
@@ -136,20 +140,23 @@ async def job_flow(agent: Agent, secret: bytes | None) -> dict[str, Any]:
 
 async def session_flow(agent: Agent, secret: bytes | None) -> dict[str, Any]:
     opened = await agent.ask(
-        "POST", "/api/sessions", {"deposit_sats": 50, "id": "the-session-1"}, secret
+        "POST",
+        "/api/sessions",
+        {"deposit_sats": 50, "id": "the-session-that-nobody-guesses-1"},
+        secret,
     )
     path = f"/api/sessions/{opened['id']}"
-    opened = await agent.until(path, "state", "awaiting_payment", "active")
+    opened = await agent.until(path, "state", "awaiting_payment", "active", secret=secret)
     while not opened["invoice"]:
-        opened = await agent.ask("GET", path)
+        opened = await agent.ask("GET", path, secret=secret)
     await agent.ask("POST", f"/api/paper/{opened['invoice']['payment_hash']}/pay", {})
-    await agent.until(path, "state", "active")
+    await agent.until(path, "state", "active", secret=secret)
     request = {"request": TEXT, "id": "the-request-1"}
-    done = await agent.ask("POST", f"{path}/request", request)
+    done = await agent.ask("POST", f"{path}/request", request, secret)
     assert done["state"] == "complete"
-    await agent.ask("POST", f"{path}/close", {"destination": "caller@example.org"})
+    await agent.ask("POST", f"{path}/close", {"destination": "caller@example.org"}, secret)
     while True:
-        closed = await agent.until(path, "state", "closed")
+        closed = await agent.until(path, "state", "closed", secret=secret)
         if closed["refund"]["state"] == "paid":
             return {**done, "refund": closed["refund"], "state": "complete"}
 

@@ -281,13 +281,13 @@ def test_a_session(play: Callable[..., None], lnbits: LNbits) -> None:
         opened = (await api.post("/api/sessions", {"deposit_sats": 100}, BOB)).json()
         await pay(lnbits, opened)
         path = f"/api/sessions/{opened['id']}"
-        await api.until(path, "state", "active")
+        await api.until(path, "state", "active", secret=BOB)
         for number in range(3):
             body = {"request": TEXT, "id": f"request-{opened['id'][:8]}-{number}"}
-            assert (await api.post(f"{path}/request", body)).json()["state"] == "complete"
-        rest = (await api.get(path)).json()["balance_sats"]
+            assert (await api.post(f"{path}/request", body, BOB)).json()["state"] == "complete"
+        rest = (await api.get(path, BOB)).json()["balance_sats"]
         to = await invoice_of_caller(lnbits, rest)
-        closed = (await api.post(f"{path}/close", {"destination": to})).json()
+        closed = (await api.post(f"{path}/close", {"destination": to}, BOB)).json()
         assert closed["refund"]["state"] == "paid"
 
     play(scenario)

@@ -167,20 +167,29 @@ def _routes(app: FastAPI) -> None:
         response.status_code = 201 if made else 200
         return session_out(session)
 
-    @app.get("/api/sessions/{session_id}", responses=problems(404))
-    async def read_session(session_id: InPath, service: Served) -> SessionOut:
-        """A session as it stands."""
-        return session_out(await service.sessions.find(session_id))
+    @app.get("/api/sessions/{session_id}", responses=problems(401, 404))
+    async def read_session(session_id: InPath, service: Served, identity: Identity) -> SessionOut:
+        """A session as it stands. One that an identity opened, to that identity alone."""
+        session = await service.sessions.find(session_id)
+        if session.identity not in (None, identity):
+            raise UnknownRequest(f"there is no session {session_id!r}")
+        return session_out(session)
 
-    @app.post("/api/sessions/{session_id}/request", responses=problems(402, 404, 409))
-    async def serve(session_id: InPath, new: NewRequest, service: Served) -> RequestOut:
+    @app.post("/api/sessions/{session_id}/request", responses=problems(401, 402, 404, 409))
+    async def serve(
+        session_id: InPath, new: NewRequest, service: Served, identity: Identity
+    ) -> RequestOut:
         """Do work, and debit what the pool does not pay. 402: the balance does not reach."""
+        await read_session(session_id, service, identity)
         request_id = new.id or uuid4().hex
         return request_out(await service.sessions.serve(session_id, request_id, new.request))
 
-    @app.post("/api/sessions/{session_id}/close", responses=problems(404, 409))
-    async def close_session(session_id: InPath, to: RefundTo, service: Served) -> SessionOut:
+    @app.post("/api/sessions/{session_id}/close", responses=problems(401, 404, 409))
+    async def close_session(
+        session_id: InPath, to: RefundTo, service: Served, identity: Identity
+    ) -> SessionOut:
         """Close a session; what is left of its deposit is paid back."""
+        await read_session(session_id, service, identity)
         return session_out(await service.sessions.close(session_id, to.destination))
 
     @app.get("/api/estimate", responses=problems(401))

@@ -129,4 +129,7 @@ class LNbitsNode:
             raise NodeError(f"LNbits did not answer: {type(error).__name__}") from error
         if response.is_error:
             raise NodeError(f"LNbits says {response.status_code}: {response.text[:200]}")
-        return response.json()
+        try:
+            return response.json()
+        except ValueError as error:
+            raise NodeError("what LNbits says is no JSON") from error

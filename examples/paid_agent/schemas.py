@@ -19,6 +19,8 @@ from .work import LONGEST
 
 # What is stored is what was sent: text that a database refuses is not taken.
 Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST, pattern=r"^[^\x00]*$")]
+# Who knows the id of a job or a session may read it, and say where its refund goes.
+Secret = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{20,64}$")]
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 Destination = Annotated[
     str, StringConstraints(min_length=3, max_length=2000, pattern=r"^[A-Za-z0-9@._:+-]+$")
@@ -36,18 +38,24 @@ class Body(BaseModel):
 
 
 class NewJob(Body):
-    """`id` is the caller's own, to ask again by; without one each request is a new job."""
+    """`id` is the caller's own, to ask again by; without one each request is a new job.
+
+    Who knows it may read the job and say where its refund goes, unless it was signed for.
+    """
 
     request: Text
-    id: Id | None = None
+    id: Secret | None = None
     refund_to: Destination | None = None
 
 
 class NewSession(Body):
-    """`id` is the caller's own, to ask again by. Who knows it may spend the balance: keep it."""
+    """`id` is the caller's own, to ask again by. Who knows it may spend the balance.
+
+    Unless the session was signed for: then its requests are, too.
+    """
 
     deposit_sats: Annotated[int, Field(ge=1, le=10_000_000), Whole]
-    id: Id | None = None
+    id: Secret | None = None
 
 
 class NewRequest(Body):

@@ -28,6 +28,8 @@ from .work import TextFacts, Work
 
 LATE = timedelta(days=1)
 """How long after an invoice expired the node is still asked whether it was paid after all."""
+AT_ONCE = 10
+"""How many records a round brings on at once; callers get what is left of the connections."""
 
 
 @define
@@ -87,16 +89,21 @@ class Service:
 
     async def round(self) -> None:
         """Bring on everything that has a next step, and what may have been paid late."""
-        tables = self.store.tables
+        tables, few = self.store.tables, asyncio.Semaphore(AT_ONCE)
+
+        async def in_turn(what: Coroutine[Any, Any, object]) -> None:
+            async with few:
+                await what
+
         async for job in self._unfinished(tables.jobs):
-            self.spawn(self.jobs.advance(job.id))
+            self.spawn(in_turn(self.jobs.advance(job.id)))
         async for session in self._unfinished(tables.sessions):
-            self.spawn(self.sessions.advance(session.id))
+            self.spawn(in_turn(self.sessions.advance(session.id)))
         async for request in self._unfinished(tables.session_requests):
-            self.spawn(self.sessions.resume(request.id))
+            self.spawn(in_turn(self.sessions.resume(request.id)))
         for invoice_id in await self._lately_expired():
             if await self.node.is_paid(invoice_id):
-                self.spawn(self.notice(invoice_id))
+                self.spawn(in_turn(self.notice(invoice_id)))
         while self._running:
             await asyncio.wait(set(self._running))
 

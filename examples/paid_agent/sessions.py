@@ -167,7 +167,10 @@ class SessionDesk(Desk):
             books: Books, session: Session, request: SessionRequest
         ) -> tuple[Session, SessionRequest]:
             computed = sessions.computed(request, done.result, **figures, at=now())
-            grant = await books.ledger.record_grant(sessions.request_of(session, computed))
+            try:
+                grant = await books.ledger.record_grant(sessions.request_of(session, computed))
+            except Conflict:  # something else has this id in the ledger, and it will stay so
+                return sessions.request_failed(session, request, "its id was used before", at=now())
             session, request = sessions.debited(session, computed, grant, at=now())
             if request.charged_sats:
                 await books.ledger.credit(request.id, request.charged_sats)
