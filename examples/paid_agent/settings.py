@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from attrs import field, frozen
 
 from freetier import ConfigError, FreeTierPolicy
+from freetier.errors import shown
 from freetier.jobs import Job
-from freetier.pricing import BtcPrice, Rates
+from freetier.nostr import canonical_pubkey
+from freetier.pricing import BtcPrice, Rates, check_decimal
 from freetier.settings import yes_no
+from freetier.values import check_sats
 
 PREFIX = "PAID_AGENT_"
 
@@ -77,45 +80,72 @@ def from_env(environ: Mapping[str, str] = os.environ) -> Settings:
         for name, text in environ.items()
         if name.startswith(PREFIX)
     }
-    readers: dict[str, Callable[[str], Any]] = {
-        "db": str,
-        "url": lambda text: text.rstrip("/"),
-        "lnbits_url": lambda text: text.rstrip("/"),
-        "lnbits_key": str,
-        "plain_addresses": yes_no,
-        "tiers": _tiers,
-        "tier_of_others": str,
-        "eval_sats": int,
-        "invoice_ttl": _seconds,
-        "work_time": _seconds,
-        "poll": _seconds,
-        "input_usd_per_million": Decimal,
-        "output_usd_per_million": Decimal,
-        "margin_pct": Decimal,
-        "btc_usd": Decimal,
-    }
     values: dict[str, Any] = {}
     for name, text in given.items():
-        if name not in readers:
+        if name not in _READERS:
             raise ConfigError(f"{PREFIX}{name.upper()}: there is no such setting")
         try:
-            values[name] = readers[name](text)
-        except (ValueError, InvalidOperation):
-            raise ConfigError(f"{PREFIX}{name.upper()}: {text!r} cannot be read") from None
+            values[name] = _READERS[name](text)
+        except (ValueError, ArithmeticError) as error:
+            raise ConfigError(
+                f"{PREFIX}{name.upper()}: {shown(text)} cannot be read: {error}"
+            ) from None
     if ("lnbits_url" in values) is not ("lnbits_key" in values):
         raise ConfigError(f"{PREFIX}LNBITS_URL and {PREFIX}LNBITS_KEY go together")
     settings = Settings(policy=FreeTierPolicy.from_env(environ), **values)
-    for tier in (settings.tier_of_others, *settings.tiers.values()):
-        if tier not in settings.policy.budgets:
-            raise ConfigError(f"tier {tier!r} has no budget")
+    for name, tiers in (
+        ("TIERS", settings.tiers.values()),
+        ("TIER_OF_OTHERS", [settings.tier_of_others]),
+    ):
+        for tier in tiers:
+            if tier not in settings.policy.budgets:
+                raise ConfigError(f"{PREFIX}{name}: tier {tier!r} has no budget")
     return settings
 
 
-def _seconds(text: str) -> timedelta:
-    return timedelta(seconds=float(text))
+def _url(*schemes: str) -> Callable[[str], str]:
+    def read_url(text: str) -> str:
+        if not text.startswith(tuple(f"{scheme}:" for scheme in schemes)):
+            raise ValueError(f"a URL that begins with {' or '.join(schemes)} is needed")
+        return text.rstrip("/")
+
+    return read_url
+
+
+def _decimal(least: str = "0") -> Callable[[str], Decimal]:
+    return lambda text: check_decimal("it", Decimal(text), least=Decimal(least))
+
+
+def _seconds(least: float = 1) -> Callable[[str], timedelta]:
+    def read_seconds(text: str) -> timedelta:
+        seconds = float(text)
+        if not least <= seconds <= 86_400:
+            raise ValueError(f"seconds from {least} to 86400 are needed")
+        return timedelta(seconds=seconds)
+
+    return read_seconds
 
 
 def _tiers(text: str) -> dict[str, str]:
-    """`<public key in hex>=<tier>`, separated by commas."""
-    pairs = [pair.split("=") for pair in text.split(",") if pair]
-    return {key.strip(): tier.strip() for key, tier in pairs}
+    """`<public key>=<tier>`, separated by commas; a key in hex, or as `npub1…`."""
+    pairs = [pair.partition("=") for pair in text.split(",") if pair]
+    return {canonical_pubkey(key.strip()): tier.strip() for key, _, tier in pairs}
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "db": _url("sqlite", "postgresql"),
+    "url": _url("http", "https"),
+    "lnbits_url": _url("http", "https"),
+    "lnbits_key": str,
+    "plain_addresses": yes_no,
+    "tiers": _tiers,
+    "tier_of_others": str,
+    "eval_sats": lambda text: check_sats("it", int(text)),
+    "invoice_ttl": _seconds(),
+    "work_time": _seconds(),
+    "poll": _seconds(least=0.01),
+    "input_usd_per_million": _decimal(),
+    "output_usd_per_million": _decimal(),
+    "margin_pct": _decimal(),
+    "btc_usd": _decimal("0.01"),
+}
