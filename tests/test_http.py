@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from freetier import FreeTier, FreeTierError, FreeTierPolicy, InvalidInput, Request, errors, http
 from freetier.errors import InsufficientBalance
 from freetier.invoices import Invoice
-from freetier.testing import strategies
-from freetier.values import Snapshot
+from freetier.testing import Clock, strategies
+from freetier.values import MAX_SATS, Snapshot
 
 NOW = datetime(2030, 1, 1, 18, tzinfo=UTC)
 INVOICE = Invoice("the-hash", "lnbc1", 40, NOW)
@@ -86,7 +86,10 @@ def test_statuses(error: str, status: int, retry: bool) -> None:
 
 def test_members_for_programs() -> None:
     """Bad input is named; a balance that is too small says how much it lacks; 401 says by what."""
-    assert http.problem(made(InvalidInput)).body["argument"] == "price_sats"
+    bad = http.problem(InvalidInput("price_sats", "a secret", "a whole number"))
+    assert (bad.body["argument"], bad.body["expected"]) == ("price_sats", "a whole number")
+    assert bad.body["detail"] == "price_sats: expected a whole number"
+    assert "a secret" not in json.dumps(bad.body)
     short = http.problem(made(InsufficientBalance)).body
     assert (short["needed_sats"], short["free_sats"]) == (9, 5)
     proof = http.problem(made(errors.NotAuthenticated))
@@ -104,6 +107,8 @@ def test_response_fields(ledger: FreeTier) -> None:
     assert http.response_fields(settlement) == {"free_tier": True, "absorbed_sats": 30}
     settled = http.response_fields(ledger.grant("free"))
     assert settled == {"free_tier": True, "absorbed_sats": 30}
+    ledger.reserve(Request("released", "ada", "trusted", 9))
+    assert http.response_fields(ledger.release("released"))["absorbed_sats"] == 0
 
 
 def test_payment_required(ledger: FreeTier) -> None:
@@ -130,31 +135,65 @@ def test_payment_required(ledger: FreeTier) -> None:
     for amount in (39, 41):
         with pytest.raises(InvalidInput):
             http.payment_required(grant, evolve(INVOICE, amount_sats=amount))
+    with pytest.raises(InvalidInput, match="a grant that has not ended"):
+        http.payment_required(ledger.release("partial"), INVOICE)
 
 
 @given(
     request=strategies.requests(most=2000),
     snapshot=strategies.snapshots(most=2000),
-    drawn=st.booleans(),
     seconds=st.integers(0, 86_399),
 )
-def test_what_is_left_of_a_budget(
-    request: Request, snapshot: Snapshot, drawn: bool, seconds: int
-) -> None:
+def test_what_is_left_of_a_budget(request: Request, snapshot: Snapshot, seconds: int) -> None:
     """A known caller is told the budget, what is left of it, and the seconds to midnight, UTC."""
     decision = POLICY.decide(request, snapshot)
     budget = POLICY.budgets[request.tier]
     midnight = datetime(2030, 1, 1, tzinfo=UTC)
     elsewhere = (midnight + timedelta(seconds=seconds)).astimezone(timezone(timedelta(hours=9)))
-    fields = http.ratelimit_fields(decision, budget_sats=budget, now=elsewhere, drawn=drawn)
+    fields = http.ratelimit_fields(decision, budget_sats=budget, now=elsewhere)
     if request.identity is None:
         assert fields == {}
         return
     assert fields["RateLimit-Policy"] == f'"budget";q={budget};qu="sats";w=86400'
-    match = re.fullmatch(r'"budget";r=(\d+);t=(\d+)', fields["RateLimit"])
+    match = re.fullmatch(r'"budget";r=(\d+)(?:;t=(\d+))?', fields["RateLimit"])
     assert match
-    left = max(0, budget - snapshot.identity_used_sats) - (decision.absorb_sats if drawn else 0)
-    assert (int(match[1]), int(match[2])) == (left, 86_400 - seconds)
+    assert int(match[1]) == max(0, budget - snapshot.identity_used_sats)
+    assert match[2] == (str(86_400 - seconds) if budget else None)
+
+
+@pytest.mark.parametrize(
+    ("end", "left"),
+    [("open", 110), ("settle", 170), ("release", 200), ("expire", 110), ("late", 170)],
+)
+def test_what_a_grant_leaves(ledger: FreeTier, clock: Clock, end: str, left: int) -> None:
+    """Of a grant that has ended, what it drew in the end is taken off; it is the ledger's room."""
+    ledger.reserve(Request("job", "ada", "trusted", 90))
+    if end in ("expire", "late"):
+        clock.advance(minutes=15)
+    if end in ("settle", "late"):
+        ledger.settle("job", 30)
+    if end == "release":
+        ledger.release("job")
+    fields = http.ratelimit_fields(ledger.grant("job"), budget_sats=200, now=clock())
+    assert fields["RateLimit"].startswith(f'"budget";r={left};')
+    assert ledger.decide(Request("next", "ada", "trusted", 1)).rooms["budget"] == left
+
+
+def test_yesterdays_grant(ledger: FreeTier, clock: Clock) -> None:
+    """A grant of another day says the budget, and nothing about today's."""
+    grant = ledger.reserve(Request("job", "ada", "trusted", 90))
+    clock.advance(days=1)
+    fields = http.ratelimit_fields(grant, budget_sats=200, now=clock())
+    assert list(fields) == ["RateLimit-Policy"]
+
+
+def test_a_field_has_15_digits() -> None:
+    """A budget beyond what a header field can hold is told as the largest number that it can."""
+    policy = FreeTierPolicy(budgets={"elite": MAX_SATS}, seed_sats=MAX_SATS)
+    decision = policy.decide(Request("a", "ada", "elite", 1), Snapshot(NOW, MAX_SATS))
+    fields = http.ratelimit_fields(decision, budget_sats=MAX_SATS, now=NOW)
+    assert fields["RateLimit"] == f'"budget";r={10**15 - 1};t=21600'
+    assert f"q={10**15 - 1};" in fields["RateLimit-Policy"]
 
 
 def test_a_budget_is_checked() -> None:

@@ -188,8 +188,10 @@ def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         request.getfixturevalue("postgres_server").drop(database_name(dsn))
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize(
+    ("flow", "kind"),
+    [*((flow, "sqlite") for flow in FLOWS), ("partial", "postgres"), ("session", "postgres")],
+)
 def test_killed_at_every_step(
     flow: str, kind: str, nursery: subprocess.Popen[str], databases: Any, tmp_path: Path
 ) -> None:

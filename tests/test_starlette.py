@@ -16,7 +16,7 @@ from starlette.routing import Route
 from freetier import Conflict, FreeTierError, IllegalTransition, InvalidInput, Snapshot, errors
 from freetier.invoices import Invoice
 from freetier.policy import FreeTierPolicy
-from freetier.starlette import PaymentRequired, on_error, on_payment_required
+from freetier.starlette import PaymentRequired, add_handlers, on_error
 from freetier.values import Request as Asked
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -36,10 +36,8 @@ def answered(error: Exception) -> httpx.Response:
 
 
 async def answer_to(error: Exception) -> httpx.Response:
-    app = Starlette(
-        routes=[Route("/jobs", raising(error))],
-        exception_handlers={FreeTierError: on_error, PaymentRequired: on_payment_required},
-    )
+    app = Starlette(routes=[Route("/jobs", raising(error))])
+    add_handlers(app)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
         return await client.get("/jobs")
@@ -68,13 +66,21 @@ def test_a_bill_is_answered() -> None:
         PaymentRequired(DECISION, Invoice("hash", "lnbc1", 41, NOW))
 
 
-@pytest.mark.parametrize("handler", [on_error, on_payment_required])
-def test_a_handler_of_the_wrong_error(handler: Callable[..., object]) -> None:
-    """A handler that is registered for what it does not know says so, and hides nothing."""
+def test_what_breaks_inside_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """An answer of 500 or above says nothing of the error; the log says all of it."""
+    answered(errors.StoreFull("the disk of /srv"))
+    answered(Conflict("not for the log"))
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("freetier.starlette", "ERROR")
+    assert "the disk of /srv" in caplog.text
+
+
+def test_another_error_is_not_hidden() -> None:
+    """A handler that is registered for what it does not know raises it again."""
 
     async def answer() -> None:
         request = Request({"type": "http", "path": "/", "headers": []})
-        await handler(request, ValueError("other"))  # type: ignore[misc]
+        await on_error(request, ZeroDivisionError("other"))
 
-    with pytest.raises(InvalidInput):
+    with pytest.raises(ZeroDivisionError):
         asyncio.run(answer())

@@ -13,10 +13,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
-from freetier import FreeTierError, InvalidInput, UnknownRequest, http
+from freetier import InvalidInput, UnknownRequest, http
 from freetier.jobs import Step
 from freetier.nostr import verify_nip98
-from freetier.starlette import on_error, to_response
+from freetier.starlette import add_handlers, to_response
 from freetier.values import check_id
 
 from . import page
@@ -67,7 +67,7 @@ def create_app(
         lifespan=lifespan,
         responses=problems(400, 413, 422, 503),
     )
-    app.add_exception_handler(FreeTierError, on_error)
+    add_handlers(app)
     app.add_exception_handler(RequestValidationError, _on_bad_request)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Refused, _on_refused)

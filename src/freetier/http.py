@@ -25,7 +25,16 @@ from freetier.errors import (
     UnknownRequest,
 )
 from freetier.invoices import Invoice
-from freetier.values import Decision, Grant, Limit, Settlement, check_sats, check_time
+from freetier.values import (
+    Decision,
+    Grant,
+    GrantState,
+    Limit,
+    Settlement,
+    check_sats,
+    check_time,
+    utc_day,
+)
 
 PROBLEM = "application/problem+json"
 """The media type of a problem (RFC 9457)."""
@@ -45,10 +54,13 @@ STATUSES: Mapping[type[FreeTierError], HTTPStatus] = {
 }
 """The status of each error, of its children too; of any other, 500."""
 
+MAX_FIELD_INTEGER = 999_999_999_999_999
+"""The largest integer of a header field (RFC 9651, section 3.3.1): less than all the bitcoin."""
+
 _DAY_S = 24 * 3600
 # Of these the caller may try again soon, with the same id.
 _PASSING = (StoreUnavailable, OutcomeUnknown, StalePrice)
-_ABOUT_THE_CALLER = (InvalidInput, InsufficientBalance, NotAuthenticated)
+_ABOUT_THE_CALLER = (InsufficientBalance, NotAuthenticated)
 
 
 @frozen
@@ -63,15 +75,10 @@ class Reply:
 def response_fields(answer: Decision | Grant | Settlement) -> dict[str, bool | int]:
     """`free_tier` (whether the pool pays for any of it) and `absorbed_sats` (how much).
 
-    Of a settled grant, what the pool paid in the end.
+    Of an open grant what it promised, of a settled one what the pool paid, of one that was
+    released or has expired nothing.
     """
-    match answer:
-        case Settlement():
-            absorbed = answer.absorbed_sats
-        case Grant(settlement=Settlement() as settlement):
-            absorbed = settlement.absorbed_sats
-        case _:
-            absorbed = answer.absorb_sats
+    absorbed = _absorbed(answer)
     return {"free_tier": absorbed > 0, "absorbed_sats": absorbed}
 
 
@@ -81,8 +88,11 @@ def payment_required(
     """402, with the invoice for what the pool does not pay (RFC 9110, section 15.5.3).
 
     The body is a problem whose further members are the decision's and the invoice's figures.
-    Raises `InvalidInput` for an invoice that does not ask for what is charged.
+    Raises `InvalidInput` for a grant that has ended, and for an invoice that does not ask for
+    what is charged.
     """
+    if isinstance(answer, Grant) and answer.state not in (GrantState.OPEN, GrantState.UNHELD):
+        raise InvalidInput("answer", str(answer.state), "a grant that has not ended")
     if invoice.amount_sats != answer.charge_sats:
         raise InvalidInput("invoice", invoice.amount_sats, f"one of {answer.charge_sats} sats")
     decision = answer.decision if isinstance(answer, Grant) else answer
@@ -115,8 +125,9 @@ def problem(error: FreeTierError, *, instance: str | None = None) -> Reply:
     detail = str(error) if told else (type(error).__doc__ or "").partition("\n")[0]
     members: dict[str, object] = {"error": type(error).__name__}
     match error:
-        case InvalidInput():
-            members["argument"] = error.argument
+        case InvalidInput():  # the value may be the host's own
+            detail = f"{error.argument}: expected {error.expected}"
+            members |= {"argument": error.argument, "expected": error.expected}
         case InsufficientBalance():
             members |= {"needed_sats": error.needed_sats, "free_sats": error.free_sats}
     headers: dict[str, str] = {}
@@ -128,24 +139,33 @@ def problem(error: FreeTierError, *, instance: str | None = None) -> Reply:
 
 
 def ratelimit_fields(
-    decision: Decision, *, budget_sats: int, now: datetime, drawn: bool = True
+    answer: Decision | Grant, *, budget_sats: int, now: datetime
 ) -> dict[str, str]:
     """What is left of the identity's budget today: `RateLimit-Policy` and `RateLimit`.
 
-    As draft-ietf-httpapi-ratelimit-headers has them, counted in sats. `budget_sats` is of the
-    identity's tier. The allowance is what the decision found, less what it absorbs, if that was
-    `drawn` (by `reserve`; not by `decide`). Nothing for an anonymous caller. Raises `InvalidInput`.
+    As draft-ietf-httpapi-ratelimit-headers has them, counted in sats. `q` is `budget_sats`, what
+    the policy lets the tier draw a day. `r` is what is left of it: of a `Decision`, which draws
+    nothing, the room as it found it; of a `Grant`, that less what the grant has drawn. `t` is the
+    seconds until midnight UTC, rounded up, and is left out where waiting does not help (a budget
+    of 0). What was drawn after the answer is not in it.
+
+    Nothing for an anonymous caller, and no `RateLimit` for a grant of another day than `now`.
+    Raises `InvalidInput`.
     """
     check_sats("budget_sats", budget_sats)
-    midnight = check_time("now", now).astimezone(UTC).replace(hour=0, minute=0, second=0)
-    left_s = _DAY_S - (now - midnight.replace(microsecond=0)) // timedelta(seconds=1)
+    check_time("now", now)
+    decision = answer.decision if isinstance(answer, Grant) else answer
     if Limit.BUDGET not in decision.rooms or Limit.ANONYMOUS in decision.rooms:
         return {}
-    left = decision.rooms[Limit.BUDGET] - (decision.absorb_sats if drawn else 0)
-    return {
-        "RateLimit-Policy": f'"budget";q={budget_sats};qu="sats";w={_DAY_S}',
-        "RateLimit": f'"budget";r={left};t={left_s}',
-    }
+    quota = min(budget_sats, MAX_FIELD_INTEGER)
+    # Without `qu` the unit would be requests; the draft's registry has no sats yet.
+    fields = {"RateLimit-Policy": f'"budget";q={quota};qu="sats";w={_DAY_S}'}
+    if isinstance(answer, Grant) and utc_day(answer.reserved_at) != utc_day(now):
+        return fields
+    drawn = _drawn(answer) if isinstance(answer, Grant) else 0
+    left = min(max(0, decision.rooms[Limit.BUDGET] - drawn), quota)
+    fields["RateLimit"] = f'"budget";r={left}' + (f";t={_to_midnight_s(now)}" if quota else "")
+    return fields
 
 
 def plain_problem(
@@ -166,3 +186,27 @@ def plain_problem(
         body["instance"] = instance
     fixed = {"Content-Type": PROBLEM, "Cache-Control": "no-store"}
     return Reply(int(status), {**fixed, **(headers or {})}, {**body, **(members or {})})
+
+
+def _absorbed(answer: Decision | Grant | Settlement) -> int:
+    """What the pool pays, as far as is known."""
+    match answer:
+        case Settlement():
+            return answer.absorbed_sats
+        case Grant(settlement=Settlement() as settlement):
+            return settlement.absorbed_sats
+        case Grant(state=GrantState.RELEASED | GrantState.EXPIRED):
+            return 0
+        case _:
+            return answer.absorb_sats
+
+
+def _drawn(grant: Grant) -> int:
+    """What the grant took of the allowance: expiry alone gives none of it back."""
+    lapsed = grant.state is GrantState.EXPIRED and grant.settlement is None
+    return grant.absorb_sats if lapsed else _absorbed(grant)
+
+
+def _to_midnight_s(now: datetime) -> int:
+    day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return -((now - day - timedelta(days=1)) // timedelta(seconds=1))

@@ -7,15 +7,20 @@ app.add_exception_handler(PaymentRequired, on_payment_required)
 from __future__ import annotations
 
 import json
+import logging
+from http import HTTPStatus
 
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
 from freetier import http
-from freetier.errors import FreeTierError, InvalidInput
+from freetier.errors import FreeTierError
 from freetier.http import Reply
 from freetier.invoices import Invoice
 from freetier.values import Decision, Grant
+
+_log = logging.getLogger(__name__)
 
 
 class PaymentRequired(Exception):  # noqa: N818  # what happened, as the errors of this library read
@@ -33,14 +38,22 @@ def to_response(reply: Reply) -> Response:
 
 
 async def on_error(request: Request, error: Exception) -> Response:
-    """Answers any error of this library with its problem details."""
+    """The exception handler for `FreeTierError` and `PaymentRequired`; raises any other again.
+
+    What is answered with a status from 500 up is logged with its traceback, by the logger
+    `freetier.starlette`: the answer itself says nothing of it.
+    """
+    if isinstance(error, PaymentRequired):
+        return to_response(error.reply)
     if not isinstance(error, FreeTierError):
-        raise InvalidInput("error", error, "an error of freetier")
-    return to_response(http.problem(error, instance=request.url.path))
+        raise error
+    reply = http.problem(error, instance=request.url.path)
+    if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _log.error("%s is answered with %s", request.url.path, reply.status, exc_info=error)
+    return to_response(reply)
 
 
-async def on_payment_required(_: Request, error: Exception) -> Response:
-    """Answers `PaymentRequired`."""
-    if not isinstance(error, PaymentRequired):
-        raise InvalidInput("error", error, "PaymentRequired")
-    return to_response(error.reply)
+def add_handlers(app: Starlette) -> None:
+    """Let the app (a FastAPI app is one) answer with `on_error`."""
+    app.add_exception_handler(FreeTierError, on_error)
+    app.add_exception_handler(PaymentRequired, on_error)

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 import freetier
 from freetier import AsyncFreeTier, FreeTierPolicy
 from freetier.sqlalchemy import AsyncSQLAlchemyRepository
-from freetier.starlette import on_error
+from freetier.starlette import add_handlers
 
 POLICY = FreeTierPolicy(budgets={"new": 0, "trusted": 200}, seed_sats=10_000)
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
@@ -103,4 +103,4 @@ async def read_pool(ledger: Ledger) -> dict[str, int]:
     return {"available_sats": pool.available_sats, "reserved_sats": pool.reserved_sats}
 
 
-app.add_exception_handler(freetier.FreeTierError, on_error)  # problem details, RFC 9457
+add_handlers(app)  # errors become problem details, RFC 9457
