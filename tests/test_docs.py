@@ -241,6 +241,20 @@ def test_invariants_table() -> None:
     assert {number: rows[number] for number in audit.INVARIANTS} == audit.INVARIANTS
 
 
+def missing_tests(page: Path) -> list[str]:
+    """The tests that a page names, and that are not there."""
+    contract = ROOT / "src" / "freetier" / "testing" / "contract.py"
+    named = set(re.findall(r"`(\w+\.py)::(test_\w+)`", read(page)))
+    files = {
+        file: contract if file == contract.name else ROOT / "tests" / file for file, _ in named
+    }
+    return [
+        f"{file}::{name}"
+        for file, name in named
+        if not re.search(rf"def {name}\(", read(files[file]))
+    ]
+
+
 def public_members(module: ModuleType) -> set[str]:
     """What a module defines for its users, and the fields and methods of its classes."""
     own = {
@@ -260,8 +274,16 @@ def test_origin_page() -> None:
     rows = [row.split("\n\n")[0] for row in re.split(r"^- ", read(page), flags=re.MULTILINE)[1:]]
     assert len(rows) == 13 + 4 + 7 + 5
     assert [row for row in rows if "::test_" not in row] == []
-    for file, name in set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", read(page))):
-        assert re.search(rf"def {name}\(", read(ROOT / "tests" / file)), f"{file}::{name}"
+    assert missing_tests(page) == []
+
+
+def test_invariants_page() -> None:
+    """Every invariant and every promise names tests, and each of them is there."""
+    page = DOCS / "explanation" / "invariants.md"
+    rows = re.split(r"^\d+\. ", read(page), flags=re.MULTILINE)[1:]
+    assert len(rows) == 11 + 18
+    assert [row for row in rows if "::test_" not in row] == []
+    assert missing_tests(page) == []
 
 
 @pytest.mark.parametrize("name", ["sell-jobs.md", "sell-from-a-session.md"])
