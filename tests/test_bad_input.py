@@ -135,6 +135,10 @@ ARGUMENTS = {
         ),
         Argument("note", lambda ledger, value: ledger.adjust("new", 5, note=value)),
     ],
+    "reconcile": [
+        Argument("payment_hash", lambda ledger, value: ledger.reconcile([(value, 70)])),
+        Argument("paid_sats", lambda ledger, value: ledger.reconcile([("new", value)])),
+    ],
     "journal": [Argument("after", lambda ledger, value: ledger.journal(value), FROM_0)],
     "FreeTier": [
         Argument("policy", lambda ledger, value: FreeTier(value, ledger.repository)),

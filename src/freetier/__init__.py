@@ -20,6 +20,7 @@ from freetier.errors import (
 )
 from freetier.opening import open, open_async
 from freetier.policy import FreeTierPolicy, HostLimit
+from freetier.reconciling import Payment, Reconciliation
 from freetier.repository import AsyncRepository, Repository
 from freetier.service import AsyncFreeTier, FreeTier
 from freetier.values import (
@@ -59,8 +60,10 @@ __all__ = [
     "Limit",
     "NotAuthenticated",
     "OutcomeUnknown",
+    "Payment",
     "PoolStatus",
     "Problem",
+    "Reconciliation",
     "Report",
     "Repository",
     "Request",

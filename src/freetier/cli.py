@@ -1,7 +1,7 @@
 """The command `freetier`: its grammar, and how an error becomes an exit code.
 
-0: done. 1: the ledger does not verify. 2: an error of ours, or of the command line. 130: Ctrl-C.
-141: the reader of a pipe went away.
+0: done. 1: the ledger does not verify, or a credit is missing. 2: an error of ours, or of the
+command line. 130: Ctrl-C. 141: the reader of a pipe went away.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from freetier._command import inspect, operate
 from freetier._command.demo import demo
 from freetier._command.inspect import DB_VARIABLE, DEFAULT_DB, SCHEMA_VARIABLE
 from freetier._command.output import Output, line_writer
+from freetier._command.reconcile import reconcile
 from freetier._command.replay import run
 from freetier._command.rows import FIELDS
 from freetier.errors import FreeTierError
@@ -102,6 +103,9 @@ def _parser() -> ArgumentParser:
     command("status", inspect.status, "the pool now", database)
     _add_journal(command("journal", inspect.journal, "the ledger's entries, in order", database))
     command("verify", inspect.verify, "prove every balance from the journal", database)
+    _add_reconcile(
+        command("reconcile", reconcile, "name the paid invoices that lack their credit", database)
+    )
     _add_donate(command("donate", operate.donate, "put a sponsor's sats into the pool", database))
     _add_adjust(command("adjust", operate.adjust, "correct the pool, up or down", database))
     command("sweep", operate.sweep, "expire the grants that are due", database)
@@ -161,6 +165,15 @@ def _add_journal(command: ArgumentParser) -> None:
         "--after", type=_whole, default=0, metavar="SEQ", help="begin after this entry (default: 0)"
     )
     command.add_argument("--limit", type=_count, metavar="N", help="at most N entries")
+
+
+def _add_reconcile(command: ArgumentParser) -> None:
+    command.add_argument(
+        "file", metavar="FILE", help="what was paid: CSV with a header, or JSON lines; - is stdin"
+    )
+    command.add_argument("--format", choices=("csv", "jsonl"), help="(default: by name, or a look)")
+    command.add_argument("--hash-column", metavar="NAME", default="payment_hash")
+    command.add_argument("--sats-column", metavar="NAME", default="paid_sats")
 
 
 def _add_donate(command: ArgumentParser) -> None:

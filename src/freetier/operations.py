@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeVar
 
@@ -13,6 +13,7 @@ from freetier import admission
 from freetier.audit import Report, audit
 from freetier.errors import InvalidInput, StoreUnavailable
 from freetier.policy import FreeTierPolicy
+from freetier.reconciling import Reconciliation, checked_payments, reconcile
 from freetier.repository import SWEEP_LIMIT, Deposit
 from freetier.steps import Steps, ask
 from freetier.values import (
@@ -125,6 +126,9 @@ class Operations:
 
     def verify(self) -> Steps[Report]:
         return audit()
+
+    def reconcile(self, paid: Iterable[tuple[str, int]]) -> Steps[Reconciliation]:
+        return reconcile(checked_payments(paid))
 
     def _admit(self, request: Request, ttl: timedelta | None) -> Steps[Grant]:
         now = self._now()

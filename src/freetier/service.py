@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from inspect import iscoroutinefunction
 from types import TracebackType
@@ -12,6 +12,7 @@ from freetier.audit import Report
 from freetier.errors import InvalidInput
 from freetier.operations import Listing, OnUnavailable, Operations
 from freetier.policy import FreeTierPolicy
+from freetier.reconciling import Reconciliation
 from freetier.repository import AsyncRepository, Repository
 from freetier.steps import perform
 from freetier.values import (
@@ -152,6 +153,13 @@ class FreeTier:
         """
         return perform(self._operations.verify(), self.repository)
 
+    def reconcile(self, paid: Iterable[tuple[str, int]]) -> Reconciliation:
+        """Which of these payments, each a payment hash and the sats paid, lack their credit.
+
+        Writes nothing. Raises `InvalidInput`, also for one payment with two amounts.
+        """
+        return perform(self._operations.reconcile(paid), self.repository)
+
     def close(self) -> None:
         """Close the ledger. Closing twice is fine."""
         self.repository.close()
@@ -258,6 +266,10 @@ class AsyncFreeTier:
     async def verify(self) -> Report:
         """See `FreeTier.verify`."""
         return await self.repository.perform(self._operations.verify())
+
+    async def reconcile(self, paid: Iterable[tuple[str, int]]) -> Reconciliation:
+        """See `FreeTier.reconcile`."""
+        return await self.repository.perform(self._operations.reconcile(paid))
 
     async def close(self) -> None:
         """Close the ledger. Closing twice is fine."""
