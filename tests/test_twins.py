@@ -131,6 +131,7 @@ SCRIPT = [
     call("journal", 3),
     call("journal", after=-1),
     call("verify"),
+    call("seal"),
     call("reconcile", [("payment", 70), ("another", 5)]),
     call("close"),
     call("close"),

@@ -22,6 +22,7 @@ from freetier.opening import open, open_async
 from freetier.policy import FreeTierPolicy, HostLimit
 from freetier.reconciling import Payment, Reconciliation
 from freetier.repository import AsyncRepository, Repository
+from freetier.sealing import Head
 from freetier.service import AsyncFreeTier, FreeTier
 from freetier.values import (
     Credit,
@@ -51,6 +52,7 @@ __all__ = [
     "FreeTierPolicy",
     "Grant",
     "GrantState",
+    "Head",
     "HostLimit",
     "IllegalTransition",
     "InsufficientBalance",

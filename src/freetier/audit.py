@@ -15,6 +15,7 @@ from attrs import define, field, frozen
 
 from freetier.journal import DEPOSITS, DRAWS, ENDINGS, amount, once
 from freetier.repository import Books, Repository
+from freetier.sealing import START, Head, linked
 from freetier.steps import Steps
 from freetier.values import EPOCH, MAX_SATS, WHOLE_BP, Entry, Kind, to_us, utc_day
 
@@ -29,7 +30,10 @@ INVARIANTS: Mapping[int, str] = {
     8: "endings: at most one a grant, then at most one late settlement of an expired one",
     9: "time never runs back; a draw's day is its UTC date, an ending's is its grant's",
     10: "absorb + charge = price; refund <= charge; absorbed <= absorb",
+    11: "nothing in the journal was changed",
 }
+SEALED = 11
+"""The invariant that shows only against a head that was kept: any journal agrees with itself."""
 
 
 _LAST_DAY = 2_932_897  # of the year 9999
@@ -46,12 +50,18 @@ class Problem:
 
 @frozen
 class Report:
-    """What `verify` found: `ok` when there are no problems."""
+    """What `verify` found: `ok` when there are no problems.
+
+    `head` seals the entries that were read; `against` is the earlier head that they were held
+    against, None if there was none to hold them against.
+    """
 
     entries: int
     balance_sats: int
     reserved_sats: int
     problems: tuple[Problem, ...]
+    head: Head = START
+    against: Head | None = None
 
     @property
     def ok(self) -> bool:
@@ -59,19 +69,20 @@ class Report:
         return not self.problems
 
 
-def audit() -> Steps[Report]:
-    """Hold the journal against the books.
+def audit(against: Head | None = None) -> Steps[Report]:
+    """Hold the journal against the books, and against an earlier head of its own.
 
     The books are read after the journal: an entry that the pool's row does not know was planted.
     What was written between the two reads is read then.
     """
-    auditor = _Auditor()
+    auditor = _Auditor(against)
     yield from _read(auditor)
     books: Books = yield lambda store: store.books()
     yield from _read(auditor, until=books.seq)
     auditor.close(books)
     problems = tuple(sorted(auditor.problems.values(), key=lambda problem: problem.invariant))
-    return Report(auditor.count, books.balance_sats, books.reserved_sats, problems)
+    head = Head(auditor.last.seq if auditor.last else 0, auditor.digest.hex())
+    return Report(auditor.count, books.balance_sats, books.reserved_sats, problems, head, against)
 
 
 def _read(auditor: _Auditor, until: int = sys.maxsize) -> Steps[None]:
@@ -87,6 +98,8 @@ def _read(auditor: _Auditor, until: int = sys.maxsize) -> Steps[None]:
 class _Auditor:
     """The running totals, as the entries so far give them."""
 
+    against: Head | None = None
+    digest: bytes = bytes.fromhex(START.digest)
     problems: dict[int, Problem] = field(factory=dict)
     count: int = 0
     balance: int = 0
@@ -113,10 +126,13 @@ class _Auditor:
         else:
             self._ending(entry)
         self._totals(entry)
+        self._seal(entry)
         self.last = entry
 
     def close(self, books: Books) -> None:
         """Hold the derived tables against the sums."""
+        reached = self.against is None or self.against.seq <= self.count
+        self._check(SEALED, None, reached, f"it ends at entry {self.count}, before the head")
         self._check(1, None, books.balance_sats == self.balance, "the pool's row differs")
         self._check(1, None, dict(books.totals) == self.totals, "the pool's totals differ")
         self._check(2, None, books.reserved_sats == self.reserved, "the pool's row differs")
@@ -144,6 +160,12 @@ class _Auditor:
         self._check(4, entry, entry.seq == self.count, f"seq {entry.seq} stands at {self.count}")
         if self.last is not None:
             self._check(9, entry, entry.at >= self.last.at, f"{entry.at} is before {self.last.at}")
+
+    def _seal(self, entry: Entry) -> None:
+        self.digest = linked(self.digest, entry)
+        if self.against is not None and entry.seq == self.against.seq:
+            same = self.digest.hex() == self.against.digest
+            self._check(SEALED, entry, same, "up to here it is not the journal that was sealed")
 
     def _uniqueness(self, entry: Entry) -> None:
         if entry.kind in ENDINGS or entry.kind is Kind.LATE:

@@ -102,7 +102,8 @@ def _parser() -> ArgumentParser:
     _add_decide(command("decide", inspect.decide, "what would be answered now", database))
     command("status", inspect.status, "the pool now", database)
     _add_journal(command("journal", inspect.journal, "the ledger's entries, in order", database))
-    command("verify", inspect.verify, "prove every balance from the journal", database)
+    _add_verify(command("verify", inspect.verify, "prove every balance from the journal", database))
+    _add_seal(command("seal", inspect.seal, "the journal's head, to be kept elsewhere", database))
     _add_reconcile(
         command("reconcile", reconcile, "name the paid invoices that lack their credit", database)
     )
@@ -165,6 +166,18 @@ def _add_journal(command: ArgumentParser) -> None:
         "--after", type=_whole, default=0, metavar="SEQ", help="begin after this entry (default: 0)"
     )
     command.add_argument("--limit", type=_count, metavar="N", help="at most N entries")
+
+
+def _add_verify(command: ArgumentParser) -> None:
+    command.add_argument(
+        "--head", metavar="SEQ:DIGEST", help="an earlier head: is all up to there the same?"
+    )
+
+
+def _add_seal(command: ArgumentParser) -> None:
+    command.add_argument(
+        "--since", metavar="SEQ:DIGEST", help="an earlier head that is trusted, to begin from"
+    )
 
 
 def _add_reconcile(command: ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from freetier.errors import InvalidInput, StoreUnavailable
 from freetier.policy import FreeTierPolicy
 from freetier.reconciling import Reconciliation, checked_payments, reconcile
 from freetier.repository import SWEEP_LIMIT, Deposit
+from freetier.sealing import START, Head, check_head, seal
 from freetier.steps import Steps, ask
 from freetier.values import (
     MAX_SATS,
@@ -124,8 +125,11 @@ class Operations:
             raise InvalidInput("after", after, "a seq from 0")
         return lambda last: ask(lambda store: store.entries(after if last is None else last.seq))
 
-    def verify(self) -> Steps[Report]:
-        return audit()
+    def verify(self, head: Head | None) -> Steps[Report]:
+        return audit(None if head is None else check_head("head", head))
+
+    def seal(self, since: Head | None) -> Steps[Head]:
+        return seal(START if since is None else check_head("since", since))
 
     def reconcile(self, paid: Iterable[tuple[str, int]]) -> Steps[Reconciliation]:
         return reconcile(checked_payments(paid))

@@ -14,6 +14,7 @@ from freetier.operations import Listing, OnUnavailable, Operations
 from freetier.policy import FreeTierPolicy
 from freetier.reconciling import Reconciliation
 from freetier.repository import AsyncRepository, Repository
+from freetier.sealing import Head
 from freetier.steps import perform
 from freetier.values import (
     Credit,
@@ -146,12 +147,21 @@ class FreeTier:
         """The entries with a `seq` above `after`, in order; read in pages."""
         return self._listed(self._operations.journal(after))
 
-    def verify(self) -> Report:
+    def verify(self, *, head: Head | None = None) -> Report:
         """Prove every balance from the journal; the report names what is broken.
 
-        Raises `IntegrityError` where a table cannot be read at all.
+        `head` is an earlier one of this journal: it is then also proved that nothing up to there
+        was changed. Raises `IntegrityError` where a table cannot be read at all.
         """
-        return perform(self._operations.verify(), self.repository)
+        return perform(self._operations.verify(head), self.repository)
+
+    def seal(self, *, since: Head | None = None) -> Head:
+        """The head of the journal now, to be kept elsewhere, and given to `verify` one day.
+
+        From the first entry on, or from an earlier head that is trusted. Writes nothing. Raises
+        `IntegrityError` when the journal is shorter than that, or has a gap.
+        """
+        return perform(self._operations.seal(since), self.repository)
 
     def reconcile(self, paid: Iterable[tuple[str, int]]) -> Reconciliation:
         """Which of these payments, each a payment hash and the sats paid, lack their credit.
@@ -263,9 +273,13 @@ class AsyncFreeTier:
         """See `FreeTier.journal`; to be read with `async for`."""
         return self._listed(self._operations.journal(after))
 
-    async def verify(self) -> Report:
+    async def verify(self, *, head: Head | None = None) -> Report:
         """See `FreeTier.verify`."""
-        return await self.repository.perform(self._operations.verify())
+        return await self.repository.perform(self._operations.verify(head))
+
+    async def seal(self, *, since: Head | None = None) -> Head:
+        """See `FreeTier.seal`."""
+        return await self.repository.perform(self._operations.seal(since))
 
     async def reconcile(self, paid: Iterable[tuple[str, int]]) -> Reconciliation:
         """See `FreeTier.reconcile`."""

@@ -26,6 +26,7 @@ from freetier._command.views import (
 from freetier.errors import without_password
 from freetier.opening import is_postgres
 from freetier.policy import FreeTierPolicy
+from freetier.sealing import parse_head
 from freetier.settings import SETTINGS
 from freetier.values import Request
 
@@ -55,9 +56,17 @@ def journal(arguments: Namespace, out: Output) -> int:
 def verify(arguments: Namespace, out: Output) -> int:
     """Prove the balances; 1 when an invariant is broken."""
     with read_only(arguments) as ledger:
-        report = ledger.verify()
+        report = ledger.verify(head=arguments.head and parse_head(arguments.head))
     out.show(report_record(report), report_lines(report))
     return 0 if report.ok else 1
+
+
+def seal(arguments: Namespace, out: Output) -> int:
+    """The head of the journal, from an earlier one if there is one to trust."""
+    with read_only(arguments) as ledger:
+        head = ledger.seal(since=arguments.since and parse_head(arguments.since))
+    out.show({"head": str(head)}, (str(head),))
+    return 0
 
 
 def decide(arguments: Namespace, out: Output) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from freetier._command.output import Column, facts, table, table_line, time_text
-from freetier.audit import INVARIANTS, Report
+from freetier.audit import INVARIANTS, SEALED, Report
 from freetier.values import Decision, Entry, Kind, PoolStatus
 
 ENTRY_COLUMNS = (
@@ -101,14 +101,16 @@ def report_record(report: Report) -> dict[str, object]:
         "balance_sats": report.balance_sats,
         "reserved_sats": report.reserved_sats,
         "problems": report.problems,
+        "head": str(report.head),
     }
 
 
 def report_line(report: Report) -> str:
     """A proof's result in one line."""
+    checked = len(INVARIANTS) - (report.against is None)
     if report.ok:
-        return f"verified: all {len(INVARIANTS)} invariants hold over {report.entries} entries"
-    return f"broken: {len(report.problems)} of {len(INVARIANTS)} invariants (see `freetier verify`)"
+        return f"verified: all {checked} invariants hold over {report.entries} entries"
+    return f"broken: {len(report.problems)} of {checked} invariants (see `freetier verify`)"
 
 
 def report_lines(report: Report) -> Iterator[str]:
@@ -116,6 +118,8 @@ def report_lines(report: Report) -> Iterator[str]:
     broken = {problem.invariant: problem for problem in report.problems}
     for number, meaning in INVARIANTS.items():
         problem = broken.get(number)
+        if number == SEALED and report.against is None:
+            continue
         yield f"{number:>2}  {'broken' if problem else 'ok':<6}  {meaning}"
         if problem:
             where = "the totals" if problem.seq is None else f"entry {problem.seq}"
