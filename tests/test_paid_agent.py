@@ -69,6 +69,19 @@ class Broken(TextFacts):
         raise WorkFailed("out of order")
 
 
+class Raising(TextFacts):
+    """Work that breaks in a way that nobody thought of."""
+
+    async def do(self, request: str) -> Done:
+        raise TimeoutError("a secret of the host's")
+
+
+class Slow(TextFacts):
+    async def do(self, request: str) -> Done:
+        await asyncio.sleep(1)
+        return await super().do(request)
+
+
 class Dear(TextFacts):
     """Work that takes more than it was expected to."""
 
@@ -239,6 +252,58 @@ def test_work_that_fails(play: Callable[..., None], secret: bytes | None, paid: 
         assert (pool.balance_sats, pool.reserved_sats, pool.absorbed_today_sats) == (1000, 0, 0)
 
     play(scenario, work=Broken())
+
+
+def test_work_that_breaks_otherwise(play: Callable[..., None]) -> None:
+    """Work that raises what it should not has failed all the same; the caller is told no secret."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(ADA)
+        failed = await api.until(f"/api/jobs/{job['id']}", "state", "failed", secret=ADA)
+        assert failed["error_message"] == "the work broke"
+        session = f"/api/sessions/{await paid_session(api, 100, None)}"
+        done = (await api.post(f"{session}/request", {"request": TEXT})).json()
+        assert (done["state"], done["error_message"]) == ("failed", "the work broke")
+
+    play(scenario, work=Raising())
+
+
+def test_nobody_waits_for_the_work(play: Callable[..., None]) -> None:
+    """A creation that is repeated, and a refund's destination, are answered while the work runs."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        body = {"id": "a-job-that-takes-its-time", "refund_to": "ada@example.org"}
+        await api.job(ADA, **body)
+        again = await api.job(ADA, **body)
+        assert again["state"] == "executing"
+        to = {"destination": "ada@example.com"}
+        answer = await api.post(f"/api/jobs/{body['id']}/refund", to, ADA)
+        assert answer.json()["state"] == "executing"
+
+    play(scenario, work=Slow())
+
+
+def test_one_invoice_for_two_refunds(play: Callable[..., None]) -> None:
+    """An invoice pays one refund: the other one waits for an invoice of its own."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        async def same(destination: str, sats: int) -> tuple[str, str]:
+            return f"lnbc-{destination}", f"hash-{destination}"
+
+        service.node.invoice_of = same  # type: ignore[method-assign]
+        first, second = [await api.job() for _ in range(2)]
+        for job in (first, second):
+            await api.pay(job)
+            await api.until(f"/api/jobs/{job['id']}", "state", "complete")
+            to = {"destination": "the-same"}
+            await api.post(f"/api/jobs/{job['id']}/refund", to)
+        paths = [f"/api/jobs/{job['id']}" for job in (first, second)]
+        states = [(await api.get(path)).json()["refund"]["state"] for path in paths]
+        assert states == ["paid", "pending"]
+        answer = await api.post(f"{paths[1]}/refund", {"destination": "another"})
+        assert answer.json()["refund"]["state"] == "paid"
+
+    play(scenario)
 
 
 def test_work_that_costs_more(play: Callable[..., None]) -> None:

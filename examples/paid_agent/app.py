@@ -149,7 +149,7 @@ def _routes(app: FastAPI) -> None:
         """Say where a refund goes; it is paid as soon as it is owed."""
         await read_job(job_id, service, identity)
         await service.jobs.refund_to(job_id, to.destination)
-        job = await service.jobs.advance(job_id)
+        job = await service.jobs.advance(job_id, up_to=Step.WORK)
         assert job is not None
         return job_out(job)
 

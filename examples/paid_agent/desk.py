@@ -16,7 +16,7 @@ from freetier.tables import Table
 from .lightning import Node, NodeError, Outcome
 from .settings import Settings
 from .store import Books, Overtaken, R, Store
-from .work import Work
+from .work import Done, Work, WorkFailed
 
 log = logging.getLogger("paid_agent")
 _ATTEMPTS = 100
@@ -91,6 +91,16 @@ class Desk:
         except NodeError as error:
             log.warning("no refund of %d sats yet: %s", sats, error)
             return None
+
+    async def try_to(self, request: str) -> Done:
+        """Do the work. Raises `WorkFailed`, whatever it was that broke: a caller is not kept."""
+        try:
+            return await self.work.do(request)
+        except WorkFailed:
+            raise
+        except Exception as error:
+            log.exception("the work broke")
+            raise WorkFailed("the work broke") from error
 
     async def pay(self, bolt11: str, payment_hash: str) -> Outcome:
         """Pay a refund; `pending`, and a line in the log, if the node does not say."""

@@ -44,10 +44,7 @@ class JobDesk(Desk):
 
     async def refund_to(self, job_id: str, destination: str) -> Job:
         """Say where a refund goes, and have it paid if it is owed."""
-        async with self.alone(job_id):
-            return await self.note(
-                self.store.tables.jobs, job_id, _simply(jobs.refund_to, destination)
-            )
+        return await self.note(self.store.tables.jobs, job_id, _simply(jobs.refund_to, destination))
 
     async def find(self, job_id: str) -> Job | None:
         """The job of an id."""
@@ -66,6 +63,9 @@ class JobDesk(Desk):
 
         Stops before a step `up_to`. A step that the node does not answer stays the next.
         """
+        job = await self.find(job_id)
+        if job is not None and jobs.next_step(job) is up_to is not None:
+            return job  # and nobody waits for who is doing that step
         async with self.alone(job_id):
             job = await self.find(job_id)
             while job is not None and jobs.next_step(job) is not up_to:
@@ -109,7 +109,7 @@ class JobDesk(Desk):
             case Step.REFUND:
                 assert job.refund.destination is not None
                 to = await self.destination_invoice(job.refund.destination, job.refund.sats)
-                return to and _simply(jobs.refund_begun, *to)
+                return to and _refund_by(*to)
             case Step.REFUND_PAYMENT:
                 return await self._refund(job)
             case _:
@@ -138,7 +138,7 @@ class JobDesk(Desk):
 
     async def _work(self, job: Job) -> Event:
         try:
-            done = await self.work.do(job.request)
+            done = await self.try_to(job.request)
         except WorkFailed as error:
             message = str(error)
 
@@ -192,6 +192,18 @@ async def _release(books: Books, job: Job) -> Job:
         with suppress(Conflict):
             await books.ledger.release(job.id)
     return jobs.failed(job, at=now())
+
+
+def _refund_by(bolt11: str, payment_hash: str) -> Event:
+    """A refund begins, unless its invoice is another refund's: that is paid once only."""
+
+    async def apply(books: Books, job: Job) -> Job:
+        if await books.is_refunding(payment_hash, job.id):
+            log.warning("job %s: its refund's invoice is another refund's", job.id)
+            return job
+        return jobs.refund_begun(job, bolt11, payment_hash, at=now())
+
+    return apply
 
 
 def _simply(event: Callable[..., Job], *arguments: object) -> Event:

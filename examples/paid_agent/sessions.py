@@ -145,7 +145,7 @@ class SessionDesk(Desk):
         if sessions.next_step_of_request(known) is None:
             return known
         try:
-            done = await self.work.do(known.request)
+            done = await self.try_to(known.request)
         except WorkFailed as error:
             message = str(error)
 
@@ -221,7 +221,7 @@ class SessionDesk(Desk):
             case Step.REFUND:
                 assert session.refund.destination is not None
                 to = await self.destination_invoice(session.refund.destination, session.refund.sats)
-                return to and _simply(sessions.refund_begun, *to)
+                return to and _refund_by(*to)
             case Step.REFUND_PAYMENT:
                 return await self._refund(session)
             case _:
@@ -238,6 +238,18 @@ class SessionDesk(Desk):
                 return _simply(sessions.refund_broken, refund.payment_hash)
             case Outcome.PENDING:
                 return None
+
+
+def _refund_by(bolt11: str, payment_hash: str) -> Event:
+    """As for a job."""
+
+    async def apply(books: Books, session: Session) -> Session:
+        if await books.is_refunding(payment_hash, session.id):
+            log.warning("session %s: its refund's invoice is another refund's", session.id)
+            return session
+        return sessions.refund_begun(session, bolt11, payment_hash, at=now())
+
+    return apply
 
 
 def _simply(event: Callable[..., Session], *arguments: object) -> Event:

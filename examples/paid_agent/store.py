@@ -51,6 +51,15 @@ class Books:
             return session
         return None
 
+    async def is_refunding(self, payment_hash: str, but_for: str) -> bool:
+        """Whether another record is refunded, or was, by this payment."""
+        sql = text(
+            "SELECT 1 FROM paid_jobs WHERE refund_hash = :hash AND id <> :id "
+            "UNION ALL SELECT 1 FROM paid_sessions WHERE refund_hash = :hash AND id <> :id"
+        )
+        values = {"hash": payment_hash, "id": but_for}
+        return (await self.connection.execute(sql, values)).first() is not None
+
     async def unfinished(self, table: Table[R], after: str) -> list[R]:
         """A page of the records that have a next step."""
         return await self._read(table, table.unfinished, {"after": after, "most": PAGE})
