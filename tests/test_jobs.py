@@ -301,6 +301,14 @@ def test_a_refund_is_paid_once() -> None:
     assert jobs.refund_begun(again, "lnbc-2", "hash-2", at=NOW).refund.payment_hash == "hash-2"
 
 
+@pytest.mark.parametrize("event", [jobs.refund_paid, jobs.refund_broken])
+def test_a_refund_that_was_not_begun(event: Callable[..., Job]) -> None:
+    """A refund whose payment has not begun was not paid, and did not fail, by no payment either."""
+    for payment_hash in (None, "hash-refund"):
+        with pytest.raises(IllegalTransition):
+            event(SITUATIONS["addressed"], payment_hash, at=NOW)
+
+
 def test_a_callers_own_invoice_is_used_up() -> None:
     """A refund to an invoice that could not be paid waits for another destination."""
     job = jobs.refund_to(SITUATIONS["complete"], "lnbc-mine", at=NOW)

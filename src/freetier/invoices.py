@@ -98,7 +98,7 @@ class Refund:
 
     def paid(self, payment_hash: str) -> Refund:
         """Paid. Raises `IllegalTransition` for a payment that was not the one begun."""
-        if self.payment_hash != payment_hash:
+        if self.payment_hash is None or self.payment_hash != payment_hash:
             raise IllegalTransition(f"a refund that is {self._shown()} was not paid by another")
         return evolve(self, state=RefundState.PAID)
 
@@ -108,7 +108,8 @@ class Refund:
         An invoice that the caller gave is used up by that. Raises `IllegalTransition` once it was
         paid, and for a payment that was not the one begun.
         """
-        if self.state is not RefundState.PENDING or self.payment_hash != payment_hash:
+        begun = self.state is RefundState.PENDING and self.payment_hash is not None
+        if not begun or self.payment_hash != payment_hash:
             raise IllegalTransition(f"a refund that is {self._shown()} did not fail to be paid")
         kept = None if self.destination == self.bolt11 else self.destination
         return evolve(self, destination=kept, bolt11=None, payment_hash=None)
