@@ -13,7 +13,7 @@ import pytest
 from attrs import evolve
 
 from examples.paid_agent.desk import now
-from examples.paid_agent.lightning import NodeError
+from examples.paid_agent.lightning import NodeError, Outcome
 from examples.paid_agent.paper import PaperNode
 from examples.paid_agent.service import Service
 from examples.paid_agent.settings import Settings
@@ -466,8 +466,9 @@ def test_a_session(play: Callable[..., None]) -> None:
         assert done["charged_sats"] == done["actual_sats"] - LEFT
         after = (await api.get(session, BOB)).json()
         assert after["balance_sats"] == after["free_sats"] == 100 - done["charged_sats"]
-        assert await entries(service, Kind.GRANT) == [("request-1", -LEFT)]
-        assert await entries(service, Kind.CREDIT) == [("request-1", done["charged_sats"] // 2)]
+        (grant,) = await entries(service, Kind.GRANT)
+        assert (grant[0].rpartition(":")[2], grant[1]) == ("request-1", -LEFT)
+        assert await entries(service, Kind.CREDIT) == [(grant[0], done["charged_sats"] // 2)]
         other = await api.post(f"{session}/request", {"request": "Other", "id": "request-1"}, BOB)
         assert other.status_code == 409
         for secret in (None, ADA):  # it was signed for by another
@@ -505,17 +506,43 @@ def test_a_session_that_is_used_up(play: Callable[..., None]) -> None:
     play(scenario)
 
 
-def test_an_id_that_a_job_has(play: Callable[..., None]) -> None:
-    """A request by an id that the ledger knows for something else fails, and costs nothing."""
+def test_an_id_that_others_have(play: Callable[..., None]) -> None:
+    """A request's id is its session's: a job, a payment or another session may have it too."""
 
     async def scenario(api: Api, service: Service) -> None:
-        name = "an-id-of-job-and-request"
-        await api.job(BOB, id=name)
-        session = f"/api/sessions/{await paid_session(api, 100, BOB)}"
-        body = {"request": TEXT + "more", "id": name}
-        done = (await api.post(f"{session}/request", body, BOB)).json()
-        assert (done["state"], done["error_message"]) == ("failed", "its id was used before")
-        assert (await api.get(session, BOB)).json()["free_sats"] == 100
+        job = await api.job(BOB, id="an-id-of-job-and-request")
+        for name in ("an-id-of-job-and-request", job["invoice"]["payment_hash"]):
+            for _ in range(2):
+                session = f"/api/sessions/{await paid_session(api, 100, None)}"
+                body = {"request": TEXT, "id": name}
+                done = (await api.post(f"{session}/request", body)).json()
+                assert (done["state"], done["id"], done["absorbed_sats"]) == ("complete", name, 0)
+        await api.pay(job)
+        path = f"/api/jobs/{job['id']}"
+        assert (await api.until(path, "state", "complete", secret=BOB))["absorbed_sats"] == LEFT
+        assert len(await entries(service, Kind.CREDIT)) == 5
+
+    play(scenario)
+
+
+def test_a_refund_that_fails(play: Callable[..., None]) -> None:
+    """A refund whose payment fails is tried once a round, not again and again."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        tries: list[str] = []
+
+        async def fail(bolt11: str, payment_hash: str) -> Outcome:
+            tries.append(bolt11)
+            return Outcome.FAILED
+
+        service.node.pay = fail  # type: ignore[method-assign]
+        job = await api.job(refund_to="ada@example.org")
+        await api.pay(job)
+        await api.until(f"/api/jobs/{job['id']}", "state", "complete")
+        for _ in range(3):
+            await service.round()
+        assert 3 <= len(tries) <= 8  # a round each, and those who brought the job on
+        assert (await api.get(f"/api/jobs/{job['id']}")).json()["refund"]["state"] == "pending"
 
     play(scenario)
 

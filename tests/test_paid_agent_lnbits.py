@@ -322,6 +322,9 @@ def test_a_payment_out_is_made_once(settings: Settings, lnbits: LNbits) -> None:
         outcomes = [await node.pay(bolt11, payment_hash) for _ in range(3)]
         assert outcomes == [Outcome.PAID] * 3
         assert sats(lnbits, lnbits.operator) == start - 7
+        own = await node.invoice(f"own-{now().timestamp()}", 5, timedelta(hours=1), "x")
+        assert await node.pay(own.bolt11, own.id) is Outcome.PAID  # from the wallet to itself
+        assert (await node.is_paid(own.id), await node.pay(own.bolt11, own.id)) == (True, "paid")
         dear, dear_hash = await node.invoice_of(await invoice_of_caller(lnbits, 90_000), 90_000)
         with pytest.raises(NodeError):
             await node.pay(dear, dear_hash)

@@ -181,7 +181,8 @@ def _routes(app: FastAPI) -> None:
     ) -> RequestOut:
         """Do work, and debit what the pool does not pay. 402: the balance does not reach."""
         await read_session(session_id, service, identity)
-        request_id = new.id or uuid4().hex
+        # The session's own: no job, payment or other session has an id with a colon in it.
+        request_id = f"{session_id}:{new.id or uuid4().hex}"
         return request_out(await service.sessions.serve(session_id, request_id, new.request))
 
     @app.post("/api/sessions/{session_id}/close", responses=problems(401, 404, 409))

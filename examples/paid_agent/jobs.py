@@ -77,7 +77,8 @@ class JobDesk(Desk):
                 if event is None:
                     return job
                 before, job = job, await self.note(self.store.tables.jobs, job_id, event)
-                if job.version == before.version:
+                broke = jobs.next_step(before) is Step.REFUND_PAYMENT
+                if job.version == before.version or broke:  # to be tried in a later round
                     return job
             return job
 
@@ -87,7 +88,7 @@ class JobDesk(Desk):
             case Step.INVOICE:
                 stage = "eval" if job.work_amount_sats is None else "work"
                 made = await self.node.invoice(
-                    f"{job.id}:{stage}", job.asked_sats, self.settings.invoice_ttl, f"job {job.id}"
+                    f"{job.id}:{stage}", job.asked_sats, self.settings.invoice_ttl, "text work"
                 )
                 return _simply(jobs.invoiced, made)
             case Step.PAYMENT:

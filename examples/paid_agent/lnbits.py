@@ -61,13 +61,13 @@ class LNbitsNode:
 
     async def is_paid(self, invoice_id: str) -> bool:
         """See `Node.is_paid`."""
-        payment = await self._payment(invoice_id)
-        return payment is not None and payment["amount"] > 0 and payment["status"] == "success"
+        payment = await self._payment(invoice_id, incoming=True)
+        return payment is not None and payment["status"] == "success"
 
     async def key_of(self, invoice_id: str) -> str | None:
         """See `Node.key_of`."""
-        payment = await self._payment(invoice_id)
-        return payment["external_id"] if payment and payment["amount"] > 0 else None
+        payment = await self._payment(invoice_id, incoming=True)
+        return payment["external_id"] if payment else None
 
     async def invoice_of(self, destination: str, sats: int) -> tuple[str, str]:
         """See `Node.invoice_of`."""
@@ -103,14 +103,15 @@ class LNbitsNode:
 
     async def _outcome(self, payment_hash: str) -> Outcome | None:
         """How our payment of an invoice went; None if there was none."""
-        payment = await self._payment(payment_hash)
-        return _OUTCOMES[payment["status"]] if payment and payment["amount"] < 0 else None
+        payment = await self._payment(payment_hash, incoming=False)
+        return _OUTCOMES[payment["status"]] if payment else None
 
-    async def _payment(self, payment_hash: str) -> Any:
-        """The wallet's own payment, in or out, by its hash; None if it has none."""
+    async def _payment(self, payment_hash: str, *, incoming: bool) -> Any:
+        """The wallet's own payment by its hash; a wallet that pays itself has one each way."""
         params = {"payment_hash": payment_hash}
         found = await self._call("GET", "/api/v1/payments", params=params)
-        return next((made for made in found if made["payment_hash"] == payment_hash), None)
+        ours = [made for made in found if made["payment_hash"] == payment_hash]
+        return next((made for made in ours if (made["amount"] > 0) is incoming), None)
 
     async def _expires_at(self, bolt11: str) -> float:
         """As the invoice itself says, in seconds since 1970; an hour is BOLT 11's default."""

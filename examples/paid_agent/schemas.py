@@ -246,7 +246,7 @@ def session_out(session: Session) -> SessionOut:
 
 def request_out(request: SessionRequest) -> RequestOut:
     return RequestOut(
-        id=request.id,
+        id=request.id.removeprefix(f"{request.session_id}:"),
         session_id=request.session_id,
         state=request.state,
         free_tier=request.free_tier,

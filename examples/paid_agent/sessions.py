@@ -83,7 +83,8 @@ class SessionDesk(Desk):
                     return session
                 before = session
                 session = await self.note(self.store.tables.sessions, session_id, event)
-                if session.version == before.version:
+                broke = sessions.next_step(before) is Step.REFUND_PAYMENT
+                if session.version == before.version or broke:  # as for a job
                     return session
 
     async def take_up(self, session_id: str) -> None:
@@ -207,7 +208,7 @@ class SessionDesk(Desk):
                     f"{session.id}:deposit",
                     session.deposit_sats,
                     self.settings.invoice_ttl,
-                    f"session {session.id}",
+                    "text work, prepaid",
                 )
                 return _simply(sessions.invoiced, made)
             case Step.PAYMENT:

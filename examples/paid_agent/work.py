@@ -57,7 +57,7 @@ class TextFacts:
     async def do(self, request: str) -> Done:
         """See `Work.do`."""
         words = _words(request)
-        sentences = len(re.findall(r"[.!?]+(?:\s|$)", request)) or 1
+        sentences = len(re.findall(r"[.!?](?:\s|$)", request)) or 1
         frequent = Counter(word.lower() for word in words if len(word) > 3).most_common(5)
         named = ", ".join(f"{word} ({times})" for word, times in frequent) or "none"
         result = f"{len(words)} words, {sentences} sentences. Most frequent long words: {named}."
