@@ -185,6 +185,7 @@ def _database(page: Sequence[Block]) -> Iterator[None]:
             yield
         finally:
             server.drop(database_name(dsn))
+            server.drop_role("freetier_app")  # of a page that shows its rights
 
 
 def _printed(block: Block, namespace: dict[str, object]) -> str:

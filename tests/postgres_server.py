@@ -87,6 +87,10 @@ class Server:
         """Removes a database and ends every connection to it."""
         self._run("DROP DATABASE {} WITH (FORCE)", name)
 
+    def drop_role(self, name: str) -> None:
+        """Removes a role, if there is one, that owns nothing and has no rights any more."""
+        self._run("DROP ROLE IF EXISTS {}", name)
+
     def _run(self, statement: str, *names: str) -> None:
         with psycopg.connect(self.dsn(), autocommit=True) as connection:
             connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))

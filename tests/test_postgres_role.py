@@ -11,6 +11,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+import freetier
 from freetier import FreeTier, Request
 from freetier.postgres import PostgresRepository
 
@@ -88,6 +89,21 @@ def test_it_can_do_all_that_the_library_does(writer: Connection) -> None:
     assert len(list(ledger.journal())) == ledger.verify().entries == 14 + 12
 
 
+GATE: Row = {"pool": "main", "at_us": NOON_US, "day": 1, "identity": "ab", "tier": "new"}
+GATE |= {"price_sats": 7, "bound_by": "budget", "rooms": "{}"}
+HUNG_ELSEWHERE = (
+    "CREATE TRIGGER mine BEFORE INSERT ON journal FOR EACH ROW EXECUTE FUNCTION {guard}()"
+)
+
+
+def test_it_opens_a_ledger_by_url(role: str, postgres_server: Server, postgres_dsn: str) -> None:
+    """`open` finds the schema as it should be, and needs no right to make it."""
+    dsn = postgres_server.dsn(database_name(postgres_dsn), role)
+    with freetier.open(dsn, POLICY) as ledger:
+        ledger.donate("more", 7)
+        assert ledger.verify().entries == 14 + 1
+
+
 AGAIN = "INSERT INTO freetier_journal SELECT * FROM freetier_journal WHERE seq = 3 ON CONFLICT"
 FORBIDDEN = [
     *(f"DELETE FROM {table}" for table in TABLES),
@@ -133,9 +149,33 @@ def test_the_guard_works_on_its_own_table_alone(writer: Connection, guard: str) 
     """Nobody else can hang the guard, with its owner's rights, on a table of theirs."""
     writer.execute("CREATE TEMP TABLE journal (LIKE public.freetier_journal)")
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match=guard):
-        writer.execute(
-            f"CREATE TRIGGER mine BEFORE INSERT ON journal FOR EACH ROW EXECUTE FUNCTION {guard}()"
-        )
+        writer.execute(HUNG_ELSEWHERE.format(guard=guard))
+
+
+@pytest.mark.parametrize(
+    ("guard", "table", "row"),
+    [
+        ("freetier_journal_guard", "freetier_journal", {}),
+        ("freetier_gate_guard", "freetier_gate", GATE | {"key": "new"}),
+    ],
+)
+def test_a_guard_that_all_may_call(
+    owner: Connection,
+    writer: Connection,
+    role: str,
+    source: sqlite3.Connection,
+    guard: str,
+    table: str,
+    row: Row,
+) -> None:
+    """Even where every role may use every function, the guard serves its own table alone."""
+    owner.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {role}")
+    writer.execute(f"CREATE TEMP TABLE {table} (LIKE public.{table})")
+    writer.execute(HUNG_ELSEWHERE.format(guard=guard).replace("journal FOR", f"{table} FOR"))
+    before = dump(owner)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="of its own table"):
+        insert(writer, row or proposal(source, "donation"), f"pg_temp.{table}")
+    assert dump(owner) == before
 
 
 def test_copy_meets_the_guard(
@@ -208,11 +248,17 @@ def test_nothing_of_its_own_stands_in_for_the_guards(
         with writer.transaction(force_rollback=True):
             assert insert(writer, proposal(source, kind, changes), journal)
     assert insert(writer, proposal(source, "grant"), journal)
-    gate: Row = {"pool": "main", "at_us": NOON_US, "day": 1, "identity": "ab", "tier": "new"}
-    gate |= {"price_sats": 7, "bound_by": "budget", "rooms": "{}"}
     for key, noted in (("new", False), ("gated", False), ("held", False), ("another", True)):
-        assert insert(writer, gate | {"key": key}, "public.freetier_gate") == noted
+        assert insert(writer, GATE | {"key": key}, "public.freetier_gate") == noted
     assert proved(owner).entries == 15
+
+
+ENTRY = (
+    "INSERT INTO freetier_journal (pool, seq, kind, key, at_us, balance_change,"
+    " reserved_change, used_change, balance_sats, reserved_sats)"
+    " SELECT 'main', 0, 'donation', %s, CAST(extract(epoch FROM now() + CAST(%s AS interval))"
+    " * 1000000 AS BIGINT), 1, 0, 0, 0, 0"
+)
 
 
 @pytest.mark.parametrize("ahead", ["20 minutes", "1000 years"])
@@ -220,15 +266,29 @@ def test_the_role_does_not_move_the_clock(
     owner: Connection, writer: Connection, ahead: str
 ) -> None:
     """An entry from the future is refused: time would never come back, and grants would expire."""
-    entry = (
-        "INSERT INTO freetier_journal (pool, seq, kind, key, at_us, balance_change,"
-        " reserved_change, used_change, balance_sats, reserved_sats)"
-        " SELECT 'main', 0, 'donation', %s, CAST(extract(epoch FROM now() + CAST(%s AS interval))"
-        " * 1000000 AS BIGINT), 1, 0, 0, 0, 0"
-    )
     before = dump(owner)
     with pytest.raises(psycopg.errors.CheckViolation, match="future"):
-        writer.execute(entry, ("soon", ahead))
-    writer.rollback()
+        writer.execute(ENTRY, ("soon", ahead))
     assert dump(owner) == before
-    writer.execute(entry, ("now", "0 minutes"))
+    writer.execute(ENTRY, ("now", "0 minutes"))
+
+
+def test_the_role_goes_on_where_the_clock_is_behind(owner: Connection, writer: Connection) -> None:
+    """On a server that is behind the journal, as after a promote, it writes at the journal's time.
+
+    No later than that: the clock of the server catches up with it.
+    """
+    owner.execute(ENTRY, ("the last on the old server", "20 minutes"))
+    ledger = FreeTier(POLICY, PostgresRepository(writer))
+    ledger.reserve(Request("job", "ada", "trusted", 30))
+    ledger.settle("job", 20)
+    assert ledger.donate("more", 7).at == next(ledger.journal(after=14)).at
+    with pytest.raises(psycopg.errors.CheckViolation, match="future"):
+        writer.execute(ENTRY, ("soon", "21 minutes"))
+    assert [entry.kind for entry in ledger.journal(after=15)] == [
+        "expire",
+        "reserve",
+        "settle",
+        "donation",
+    ]
+    proved(owner)

@@ -1,8 +1,8 @@
 -- The ledger: one table of facts, the tables that follow from it, and the guard.
 --
 -- A statement ends with a semicolon at the end of a line that an empty line (or the end) follows.
--- The quoted name of the schema takes the place of the word in braces; no name depends on a
--- search_path. Money is sats, times are microseconds since 1970, days are days since 1970, shares
+-- The quoted name of the schema, which has no `$`, takes the place of the word in braces; no name
+-- depends on a search_path. Money is sats, times are microseconds since 1970, days are days since 1970, shares
 -- are basis points. Text is compared byte by byte, so that it sorts the same on every server.
 --
 -- Two kinds of no. RETURN NULL refuses an entry that came too late (a known key, a limit used up
@@ -130,12 +130,14 @@ CREATE UNIQUE INDEX freetier_journal_once ON {schema}.freetier_journal (pool, ke
 --
 -- It runs with its owner's rights. So a role that may use the schema, read its tables and insert
 -- entries and gates can do all that the library does, and cannot move a sat in any other way. It
--- runs with a search_path of its own, so that nobody's objects stand in for those of Postgres, and
--- without scans: a plan that was made for a short journal is kept when the journal is long.
+-- runs with a search_path of its own, so that nobody's objects stand in for those of Postgres;
+-- without scans: a plan that was made for a short journal is kept when the journal is long; and
+-- under the setting by which the tables that follow know it.
 CREATE FUNCTION {schema}.freetier_journal_guard() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET freetier.writer = 'guard'
 AS $$
 DECLARE
   p           {schema}.freetier_pool;
@@ -149,6 +151,10 @@ DECLARE
   rest        BIGINT;
   due_us      BIGINT;
 BEGIN
+  -- On a table of somebody else's it would move the pool from there.
+  IF TG_RELID <> CAST($table${schema}.freetier_journal$table$ AS regclass) THEN
+    RAISE insufficient_privilege USING MESSAGE = 'freetier: this guard is of its own table';
+  END IF;
   -- 1. Right in itself: the figures that its kind has and no others, moving what its kind moves
   -- (the table in docs/explanation/design.md). A figure that is missing makes a comparison NULL.
   IF is_draw THEN
@@ -217,12 +223,6 @@ BEGIN
   THEN
     RAISE check_violation USING MESSAGE = concat('freetier: no ', NEW.kind, ' has such figures');
   END IF;
-  -- Time does not come back, so only the owner's own sessions may be ahead of the server's clock.
-  IF NEW.at_us > extract(epoch FROM clock_timestamp()) * 1000000 + 60000000
-    AND NOT pg_has_role(session_user, current_user, 'USAGE')
-  THEN
-    RAISE check_violation USING MESSAGE = 'freetier: an entry of the future';
-  END IF;
   -- 2. Next in line, not back in time, meeting the totals before it.
   SELECT * INTO p FROM {schema}.freetier_pool AS l WHERE l.pool = NEW.pool FOR UPDATE;
   IF NOT FOUND THEN
@@ -231,6 +231,14 @@ BEGIN
   NEW.seq := p.seq + 1;
   IF NEW.at_us < p.at_us THEN
     NEW.at_us := p.at_us;
+  END IF;
+  -- Time does not come back, so only the owner's own sessions move it ahead of the server's clock;
+  -- anybody's entry may be of the time that the journal has come to.
+  IF NEW.at_us > p.at_us
+    AND NEW.at_us > extract(epoch FROM clock_timestamp()) * 1000000 + 60000000
+    AND NOT pg_has_role(session_user, current_user, 'USAGE')
+  THEN
+    RAISE check_violation USING MESSAGE = 'freetier: an entry of the future';
   END IF;
   -- A credit: exactly the share, with the remainder of all credits before it.
   IF NEW.kind = 'credit' THEN
@@ -372,6 +380,9 @@ SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 AS $$
 BEGIN
+  IF TG_RELID <> CAST($table${schema}.freetier_gate$table$ AS regclass) THEN
+    RAISE insufficient_privilege USING MESSAGE = 'freetier: this guard is of its own table';
+  END IF;
   -- The lock that a draw for this request takes.
   PERFORM pg_advisory_xact_lock(
     hashtextextended(TG_TABLE_SCHEMA || ' ' || NEW.pool || ' ' || NEW.key, 0));
@@ -387,7 +398,7 @@ BEGIN
 END
 $$;
 
--- Else anybody could hang the guard on a table of their own: it would move the pool from there.
+-- Nobody needs to call the guards, or to hang them anywhere.
 REVOKE ALL ON FUNCTION {schema}.freetier_journal_guard(), {schema}.freetier_gate_guard()
 FROM PUBLIC;
 
@@ -416,14 +427,14 @@ EXECUTE FUNCTION {schema}.freetier_stays('a gate that was noted stands');
 
 -- The tables that follow from the journal are written by its guard alone: in a trigger, and under
 -- the setting that the guard makes for itself. That is against mistakes, in a host's own triggers
--- too; other roles are kept out because they have no right to write these tables.
+-- too, of those who may write these tables; other roles have no right to.
 CREATE FUNCTION {schema}.freetier_follows() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
   -- A search_path of its own would cost each entry more than it is worth; so all is named in full.
   IF pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.>) 1
-    AND pg_catalog.current_setting('enable_seqscan') OPERATOR(pg_catalog.=) 'off'
+    AND pg_catalog.current_setting('freetier.writer', true) OPERATOR(pg_catalog.=) 'guard'
   THEN
     RETURN NULL;
   END IF;
