@@ -247,6 +247,29 @@ class TestDrift:
         with pytest.raises(SchemaError, match=named):
             freetier.open(postgres_dsn, POLICY)
 
+    @pytest.mark.parametrize("schema", ["my.freetier_x", 'o\'brien \\ "co"', "{oid} %s :a"])
+    def test_a_name_of_any_kind(self, postgres_dsn: str, schema: str) -> None:
+        """A schema is known again by any name, whatever a backslash means on the server."""
+        change(
+            postgres_dsn,
+            f"ALTER DATABASE {database_name(postgres_dsn)} SET standard_conforming_strings = off",
+        )
+        serves(postgres_dsn, schema)
+        with freetier.open(postgres_dsn, POLICY, schema=schema) as ledger:
+            assert ledger.verify().ok
+
+    def test_a_hosts_own_beside_it(self, postgres_dsn: str) -> None:
+        """Tables, functions and triggers of the host's in the same schema are its own affair."""
+        freetier.open(postgres_dsn, POLICY).close()
+        change(
+            postgres_dsn,
+            "CREATE TABLE freetier_customers (id TEXT PRIMARY KEY)",
+            f"CREATE FUNCTION freetier_hello() RETURNS trigger {LETS_PASS}",
+            "CREATE TRIGGER hello BEFORE INSERT ON freetier_customers"
+            " FOR EACH ROW EXECUTE FUNCTION freetier_hello()",
+        )
+        serves(postgres_dsn)
+
     def test_an_index_more_breaks_nothing(self, postgres_dsn: str) -> None:
         """An index that the operator added is fine."""
         freetier.open(postgres_dsn, POLICY).close()

@@ -48,7 +48,20 @@ def test_the_schema_is_public_unless_named(postgres_dsn: str) -> None:
     assert statements("postgres") == statements("postgres", "public")
 
 
-NAMES = ["", "x" * 64, "ж" * 32, "a\0b", "a\nb", "\ud800", "a$$b", b"public", 5, True, ["a"]]
+NAMES = [
+    "",
+    "x" * 64,
+    "ж" * 32,
+    "a\0b",
+    "a\nb",
+    "\ud800",
+    "a$b",
+    "pg_mine",
+    b"public",
+    5,
+    True,
+    ["a"],
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from freetier.errors import InvalidInput
+from freetier.errors import ConfigError, InvalidInput
 
 DEFAULT_SCHEMA = "public"
 _LONGEST_NAME = 63
@@ -27,9 +27,17 @@ def quoted(schema: str | None) -> str:
     name = DEFAULT_SCHEMA if schema is None else schema
     if type(name) is not str or not 1 <= len(name.encode("utf-8", "replace")) <= _LONGEST_NAME:
         raise InvalidInput("schema", schema, f"a name of 1 to {_LONGEST_NAME} bytes, or None")
-    if not name.isprintable() or "$$" in name:  # $$ would end the functions' bodies
-        raise InvalidInput("schema", schema, "a name of printable characters, without $$")
+    if not name.isprintable() or "$" in name:  # it stands inside what $$ and $table$ quote
+        raise InvalidInput("schema", schema, "a name of printable characters, without $")
+    if name.startswith("pg_"):  # Postgres keeps those for itself
+        raise InvalidInput("schema", schema, "a name that does not begin with pg_")
     return '"' + name.replace('"', '""') + '"'
+
+
+def check_encoding(client_encoding: str | None) -> None:
+    """Raise `ConfigError` for a connection that cannot carry every id; None: it does not say."""
+    if client_encoding not in (None, "UTF8"):
+        raise ConfigError(f"the connection's client_encoding is {client_encoding}: UTF8 is needed")
 
 
 @cache
