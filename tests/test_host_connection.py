@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import psycopg
 import pytest
 from attrs import evolve
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
+import freetier
 from freetier import (
+    AsyncFreeTier,
     ConfigError,
     Conflict,
     Decision,
@@ -17,16 +23,20 @@ from freetier import (
     GrantState,
     InvalidInput,
     Kind,
+    OutcomeUnknown,
     Request,
     Serve,
     StoreUnavailable,
     UnknownRequest,
 )
+from freetier.asyncpg import AsyncpgRepository
 from freetier.repository import Deposit, Draw
+from freetier.sqlalchemy import AsyncSQLAlchemyRepository
 from freetier.values import Caps
 
 from .host_connections import (
     ON_SQLITE,
+    POLICY,
     EveryConnection,
     EveryPostgresConnection,
     Host,
@@ -265,3 +275,31 @@ class TestOnAServer(EveryPostgresConnection):
         host.begin()
         assert host.ledger.reserve(JOB).state is GrantState.OPEN
         host.commit()
+
+
+@pytest.mark.parametrize("through_sqlalchemy", [True, False])
+def test_a_hosts_limit_on_statements(postgres_dsn: str, through_sqlalchemy: bool) -> None:
+    """What asyncpg's `command_timeout` breaks off is an error of ours, and nothing is written."""
+    limit = {"command_timeout": 0.2}
+
+    async def reserve() -> None:
+        if through_sqlalchemy:
+            url = postgres_dsn.replace("postgresql:", "postgresql+asyncpg:")
+            engine = create_async_engine(url, connect_args=limit, poolclass=NullPool)
+            async with engine.connect() as host:
+                await AsyncFreeTier(POLICY, AsyncSQLAlchemyRepository(host)).reserve(JOB)
+            return
+        connection = await asyncpg.connect(postgres_dsn, **limit)
+        try:
+            async with connection.transaction():
+                await AsyncFreeTier(POLICY, AsyncpgRepository(connection)).reserve(JOB)
+        finally:
+            await connection.close()
+
+    with freetier.open(postgres_dsn, POLICY) as other:
+        with connected("psycopg", postgres_dsn) as holder:
+            holder.ledger.donate("gift", 1)
+            with pytest.raises(OutcomeUnknown):
+                asyncio.run(reserve())
+            holder.commit()
+        assert written(other) == (["donation"], 0)

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
-from psycopg.adapt import Loader
+from psycopg.adapt import Dumper, Loader
 from psycopg.rows import dict_row, namedtuple_row, scalar_row
 
 from freetier import ConfigError, FreeTier, Request
@@ -151,6 +151,13 @@ class Shouting(Loader):
         return bytes(data).decode().upper() + "!"
 
 
+class Mumbling(Dumper):
+    """A host's own way to send a value."""
+
+    def dump(self, obj: Any) -> bytes:
+        raise AssertionError(obj)
+
+
 class TestPsycopg(EveryConnection):
     @pytest.fixture(params=["psycopg", "psycopg-async"])
     def kind(self, request: pytest.FixtureRequest) -> str:
@@ -181,6 +188,13 @@ class TestPsycopg(EveryConnection):
         host.commit()
         assert host.execute(f"SELECT CAST('1' AS {value})") == [("1!",)]
         host.rollback()
+
+    @pytest.mark.parametrize("kind_of_value", [int, str])
+    def test_dumpers(self, host: Host, kind_of_value: type) -> None:
+        """Values are sent as they are, whatever the host makes of its own."""
+        host.connection.adapters.register_dumper(kind_of_value, Mumbling)
+        use(host.ledger)
+        host.commit()
 
     def test_attributes(self, host: Host) -> None:
         """Whether it commits by itself, at which level, and when it prepares: as it was."""

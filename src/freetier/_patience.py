@@ -16,10 +16,11 @@ AWAY_PAUSE_S: Final = 0.100
 _LONGEST_TIMEOUT_S = 3600
 
 
-def check_timeout(timeout_s: float) -> float:
-    """`timeout_s`, if it is seconds from 0 to an hour; else raises `InvalidInput`."""
-    if type(timeout_s) not in (int, float) or not 0 <= timeout_s <= _LONGEST_TIMEOUT_S:
-        raise InvalidInput("timeout_s", timeout_s, f"seconds from 0 to {_LONGEST_TIMEOUT_S}")
+def check_timeout(timeout_s: float, least_s: float = 0) -> float:
+    """`timeout_s`, if it is seconds from `least_s` to an hour; else raises `InvalidInput`."""
+    if type(timeout_s) not in (int, float) or not least_s <= timeout_s <= _LONGEST_TIMEOUT_S:
+        expected = f"seconds from {least_s} to {_LONGEST_TIMEOUT_S}"
+        raise InvalidInput("timeout_s", timeout_s, expected)
     return timeout_s
 
 

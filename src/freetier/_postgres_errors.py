@@ -16,6 +16,8 @@ from freetier.errors import (
 # By code, or by its first two characters, the class.
 _BY_STATE: dict[str, type[FreeTierError]] = {
     "22": IntegrityError,  # a figure beyond its type: no statement of ours has one
+    "22021": ConfigError,  # text that the connection's encoding cannot carry
+    "22P05": ConfigError,
     "23": IntegrityError,
     "25": StoreUnavailable,  # the host's transaction failed before: it must roll back
     "25006": StoreReadOnly,

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from freetier._patience import check_timeout
 from freetier.errors import InvalidInput, OutcomeUnknown
 
 DEADLINE_S: Final = 5.0
 """How long one call waits for a connection, for locks, and for a server that restarts."""
 GRACE_S: Final = 1.0
 """How much longer it then waits for the answer of a server that may be gone."""
+OPENING_S: Final = 10.0
+"""How long an open at least may take to make the schema, once it is its turn."""
 CONNECTIONS: Final = 10
 """The most connections that one repository of the library's own opens."""
 _MOST_CONNECTIONS = 1000
+_LEAST_TIMEOUT_S = 0.001
 
 _WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
 _SCHEMES = ("postgresql://", "postgres://")
@@ -25,6 +29,11 @@ def checked_url(database: object, expected: str) -> str:
         return database
     shown = database.partition("://")[0] if isinstance(database, str) else database
     raise InvalidInput("database", shown, f"a postgresql://… URL or {expected}")
+
+
+def checked_timeout(timeout_s: float) -> float:
+    """`timeout_s`, if it is from a millisecond to an hour; else raises `InvalidInput`."""
+    return check_timeout(timeout_s, _LEAST_TIMEOUT_S)
 
 
 def checked_count(connections: object) -> int:
@@ -41,7 +50,7 @@ def session(timeout_s: float) -> str:
     acknowledged is on disk, even where the server's default would not wait for that; and a plan
     that was made while a table was small does not read the whole of it when it has grown.
     """
-    timeout_ms = max(1, int(timeout_s * 1000))
+    timeout_ms = int(timeout_s * 1000)
     return (
         f"SELECT set_config('lock_timeout', '{timeout_ms}', false),"
         f" set_config('statement_timeout', '{timeout_ms}', false),"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
@@ -16,11 +16,12 @@ from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 from psycopg.types.numeric import Int8Dumper, IntLoader
-from psycopg.types.string import TextLoader
+from psycopg.types.string import StrDumperUnknown, TextLoader
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from freetier._postgres_errors import translated
-from freetier._postgres_own import GRACE_S, check_replicated, session
+from freetier._postgres_own import GRACE_S, OPENING_S, check_replicated, session
+from freetier._postgres_text import check_encoding
 from freetier.errors import ConfigError, FreeTierError, StoreUnavailable
 
 Connection = psycopg.Connection[Any]
@@ -44,15 +45,29 @@ class Ready:
         self.timeout_s = timeout_s
         self._through_pooler = through_pooler
 
-    def whole_s(self) -> int:
-        return max(2, math.ceil(self.timeout_s))  # libpq takes no less
-
     def settings(self) -> dict[str, Any]:
         return {
             "autocommit": True,
-            "connect_timeout": self.whole_s(),
+            "client_encoding": "utf8",
+            "connect_timeout": max(2, math.ceil(self.timeout_s)),  # libpq takes no less
             "prepare_threshold": None if self._through_pooler else 0,
         }
+
+    @contextmanager
+    def first(self, url: str) -> Iterator[OwnConnection]:
+        """The connection that makes the schema. It sees what others have made of it meanwhile."""
+        with OwnConnection.connect(url, **self.settings()) as connection:
+            connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+            with asking(connection, max(self.timeout_s, OPENING_S)):
+                yield connection
+
+    @asynccontextmanager
+    async def first_async(self, url: str) -> AsyncIterator[AsyncOwnConnection]:
+        """`first`, for async code."""
+        async with await AsyncOwnConnection.connect(url, **self.settings()) as connection:
+            await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
+            with asking(connection, max(self.timeout_s, OPENING_S)):
+                yield connection
 
     def configure(self, connection: OwnConnection) -> None:
         self._adapt(connection)
@@ -139,8 +154,10 @@ def asking(connection: OwnConnection | AsyncOwnConnection, timeout_s: float) -> 
     check_replicated(sources)
 
 
-def read_plainly(adapters: AdaptersMap) -> None:
-    """Read numbers and text as they are, whatever a host has registered for its connection."""
+def adapt_plainly(adapters: AdaptersMap) -> None:
+    """Numbers and text as they are, whatever a host has registered for its connection."""
+    adapters.register_dumper(int, Int8Dumper)
+    adapters.register_dumper(str, StrDumperUnknown)
     adapters.register_loader("int8", IntLoader)
     adapters.register_loader("text", TextLoader)
 
@@ -148,6 +165,12 @@ def read_plainly(adapters: AdaptersMap) -> None:
 def check_open(connection: Connection | AsyncConnection) -> None:
     if connection.closed:
         raise StoreUnavailable("Postgres: the connection is closed; nothing was written")
+
+
+def check_hosts(connection: Connection | AsyncConnection) -> None:
+    """Raise `StoreUnavailable` if it is closed, `ConfigError` if it does not speak UTF-8."""
+    check_open(connection)
+    check_encoding(connection.info.parameter_status("client_encoding"))
 
 
 def check_readable(url: str) -> None:

@@ -16,12 +16,13 @@ from freetier._psycopg import (
     LONGEST_WAIT_S,
     AsyncOwnConnection,
     Ready,
+    adapt_plainly,
     asking,
+    check_hosts,
     check_open,
     from_psycopg,
     not_let_in,
     not_to_be_had,
-    read_plainly,
 )
 from freetier._psycopg import AsyncConnection as Connection
 from freetier.errors import ConfigError, FreeTierError
@@ -65,16 +66,19 @@ class Own:
         self._ready = ready
         self._connections = connections
         self._pool: AsyncConnectionPool[AsyncOwnConnection] | None = None
+        self._opening = asyncio.Lock()
         self._fork = ForkGuard()
 
     async def open(self, migrate: Callable[[Connection], Awaitable[object]]) -> None:
-        if self._pool is not None:
-            return
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await self._opened(migrate)
+
+    async def _opened(
+        self, migrate: Callable[[Connection], Awaitable[object]]
+    ) -> AsyncConnectionPool[AsyncOwnConnection]:
         try:
-            first = await psycopg.AsyncConnection.connect(
-                self._url, autocommit=True, connect_timeout=self._ready.whole_s()
-            )
-            async with first:
+            async with self._ready.first_async(self._url) as first:
                 await migrate(first)
         except psycopg.Error as error:
             raise not_let_in(error) from error
@@ -89,7 +93,7 @@ class Own:
             open=False,
         )
         await pool.open()
-        self._pool = pool
+        return pool
 
     async def fetch(self, text: str, arguments: Arguments, *, writes: bool) -> Rows:
         self._fork.check()
@@ -131,9 +135,9 @@ class Own:
 
 
 async def _fetch(connection: Connection, text: str, arguments: Arguments) -> Rows:
-    check_open(connection)
+    check_hosts(connection)
     # Not connection.cursor(): a host's may give cursors and rows of another kind.
     async with psycopg.AsyncRawCursor(connection, row_factory=tuple_row) as cursor:
-        read_plainly(cursor.adapters)
+        adapt_plainly(cursor.adapters)
         await cursor.execute(text.encode(), arguments, prepare=False)
         return await cursor.fetchall()

@@ -16,11 +16,12 @@ from freetier._psycopg import (
     LONGEST_WAIT_S,
     Connection,
     OwnConnection,
+    adapt_plainly,
     asking,
+    check_hosts,
     check_open,
     from_psycopg,
     not_to_be_had,
-    read_plainly,
 )
 from freetier.errors import FreeTierError
 
@@ -87,9 +88,9 @@ class Own:
 
 
 def _fetch(connection: Connection, text: str, arguments: Arguments) -> Rows:
-    check_open(connection)
+    check_hosts(connection)
     # Not connection.cursor(): a host's may give cursors and rows of another kind.
     with psycopg.RawCursor(connection, row_factory=tuple_row) as cursor:
-        read_plainly(cursor.adapters)
+        adapt_plainly(cursor.adapters)
         cursor.execute(text.encode(), arguments, prepare=False)
         return cursor.fetchall()

@@ -13,18 +13,20 @@ import asyncpg
 from freetier import _postgres_schema
 from freetier._awaiting import AwaitingRepository
 from freetier._fork import ForkGuard
-from freetier._patience import AWAY_PAUSE_S, Patience, check_timeout
+from freetier._patience import AWAY_PAUSE_S, Patience
 from freetier._postgres_errors import translated
 from freetier._postgres_own import (
     CONNECTIONS,
     DEADLINE_S,
     GRACE_S,
+    OPENING_S,
     check_replicated,
     checked_count,
+    checked_timeout,
     checked_url,
     session,
 )
-from freetier._postgres_text import numbered, quoted
+from freetier._postgres_text import check_encoding, numbered, quoted
 from freetier._sql import Query
 from freetier.errors import ConfigError, FreeTierError, StoreUnavailable
 from freetier.steps import perform_async
@@ -32,6 +34,8 @@ from freetier.steps import perform_async
 T = TypeVar("T")
 Rows = Sequence[Sequence[Any]]
 Fetch = Callable[[asyncpg.Connection], Any]
+
+_LEAST_CONNECTING_S = 2  # as libpq has it
 
 # What asyncpg raises: the server's errors, its own, and the socket's.
 _ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
@@ -50,7 +54,8 @@ class AsyncpgRepository(AwaitingRepository):
     is for its own `statement_cache_size` to say: statements are prepared without a name.
 
     schema: the database schema that has the tables; None is `public`.
-    timeout_s: 0 to 3600 seconds that one call may take; on a host's connection the host decides.
+    timeout_s: 0.001 to 3600 seconds that one call may take; to open may take 10 seconds at least.
+    On a host's connection the host decides.
     Raises `InvalidInput`, `ConfigError`, `SchemaError`, `StoreUnavailable`.
     """
 
@@ -71,7 +76,7 @@ class AsyncpgRepository(AwaitingRepository):
             return
         self._connections = _Own(
             checked_url(database, "an asyncpg.Connection"),
-            check_timeout(timeout_s),
+            checked_timeout(timeout_s),
             checked_count(connections),
             through_pooler=through_pooler,
         )
@@ -97,7 +102,9 @@ async def migrate_async(
 ) -> int:
     """See `freetier.migrations.migrate_async`."""
     try:
-        async with connection.transaction():
+        # A host's transaction has its own isolation; the library's own sees what others made.
+        isolation = None if timeout_s is None else "read_committed"
+        async with connection.transaction(isolation=isolation):
             execute = partial(_fetch_unnamed, connection, arguments=())
             return await perform_async(_postgres_schema.migrate(schema, timeout_s), execute)
     except _ERRORS as error:
@@ -125,6 +132,7 @@ class _Hosts:
     async def fetch(self, text: str, arguments: Sequence[Any], *, writes: bool) -> Rows:
         try:
             async with self._lock:
+                check_encoding(self._connection.get_settings().client_encoding)
                 return await _fetch_unnamed(self._connection, text, arguments)
         except _ERRORS as error:
             raise _translated(error, writes=writes) from error
@@ -144,36 +152,44 @@ class _Own:
         self._connections = connections
         self._through_pooler = through_pooler
         self._pool: asyncpg.Pool | None = None
+        self._opening = asyncio.Lock()
         self._closed = False
         self._fork = ForkGuard()
 
     async def open(self, migrate: Fetch) -> None:
-        if self._pool is not None:
-            return
-        try:
-            first = await self._first()
-            try:
-                await migrate(first)
-            finally:
-                await first.close()
-            self._pool = await asyncpg.create_pool(
-                self._url,
-                min_size=1,
-                max_size=self._connections,
-                init=None if self._through_pooler else self._init,
-                reset=_as_it_is,
-                **({"statement_cache_size": 0} if self._through_pooler else {}),
-            )
-        except (*_ERRORS, TimeoutError) as error:
-            raise _translated(error, writes=False) from error
+        async with self._opening:
+            if self._pool is None:
+                try:
+                    self._pool = await self._opened(migrate)
+                except (*_ERRORS, TimeoutError) as error:
+                    raise _translated(error, writes=False) from error
 
-    async def _first(self) -> asyncpg.Connection:
+    async def _opened(self, migrate: Fetch) -> asyncpg.Pool:
+        connecting = {
+            "timeout": max(self._timeout_s, _LEAST_CONNECTING_S),
+            "server_settings": {"client_encoding": "utf8"},
+        }
+        # What is named stays behind in a pooler's session.
+        unnamed = {"statement_cache_size": 0}
+        first = await self._first(**connecting, **unnamed)
         try:
-            return await asyncpg.connect(
-                self._url,
-                timeout=max(self._timeout_s, 2),
-                statement_cache_size=0,  # what is named stays behind in a pooler's session
-            )
+            with _asking(first, max(self._timeout_s, OPENING_S)):
+                await migrate(first)
+        finally:
+            await first.close(timeout=GRACE_S)
+        return await asyncpg.create_pool(
+            self._url,
+            min_size=1,
+            max_size=self._connections,
+            init=None if self._through_pooler else self._init,
+            reset=_as_it_is,
+            **connecting,
+            **(unnamed if self._through_pooler else {}),
+        )
+
+    async def _first(self, **options: Any) -> asyncpg.Connection:
+        try:
+            return await asyncpg.connect(self._url, **options)
         except ValueError:  # not its cause: it may show the password
             raise ConfigError(
                 "the URL of the database cannot be read: write special characters as %XX"
@@ -225,7 +241,8 @@ class _Own:
         return rows
 
     async def _init(self, connection: asyncpg.Connection) -> None:
-        await connection.execute(session(self._timeout_s))
+        with _asking(connection, self._timeout_s):
+            await connection.execute(session(self._timeout_s))
 
 
 async def _release(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None:

@@ -19,18 +19,23 @@ from psycopg_pool import ConnectionPool
 from freetier import _postgres_schema, _psycopg_async, _psycopg_blocking
 from freetier._awaiting import AwaitingRepository
 from freetier._blocking import BlockingRepository
-from freetier._patience import check_timeout
-from freetier._postgres_own import CONNECTIONS, DEADLINE_S, checked_count, checked_url
+from freetier._postgres_own import (
+    CONNECTIONS,
+    DEADLINE_S,
+    checked_count,
+    checked_timeout,
+    checked_url,
+)
 from freetier._postgres_text import numbered, quoted
 from freetier._psycopg import (
     AsyncConnection,
     Connection,
     OwnConnection,
     Ready,
+    adapt_plainly,
     check_readable,
     from_psycopg,
     not_let_in,
-    read_plainly,
 )
 from freetier._sql import Query
 from freetier.steps import Steps, perform, perform_async
@@ -50,7 +55,8 @@ class PostgresRepository(BlockingRepository):
     are left as they are: commit to keep what was written, roll back to undo it.
 
     schema: the database schema that has the tables; None is `public`.
-    timeout_s: 0 to 3600 seconds that one call may take; on a host's connection the host decides.
+    timeout_s: 0.001 to 3600 seconds that one call may take; to open may take 10 seconds at least.
+    On a host's connection the host decides.
     Raises `InvalidInput`, `ConfigError`, `SchemaError`, `StoreUnavailable`.
     """
 
@@ -70,7 +76,7 @@ class PostgresRepository(BlockingRepository):
             return
         url = checked_url(database, "a psycopg.Connection")
         check_readable(url)
-        ready = Ready(check_timeout(timeout_s), through_pooler=through_pooler)
+        ready = Ready(checked_timeout(timeout_s), through_pooler=through_pooler)
         pool = ConnectionPool(
             url,
             connection_class=OwnConnection,
@@ -82,7 +88,7 @@ class PostgresRepository(BlockingRepository):
             open=False,
         )
         try:
-            with psycopg.connect(url, autocommit=True, connect_timeout=ready.whole_s()) as first:
+            with ready.first(url) as first:
                 migrate(first, schema, timeout_s=timeout_s)
         except psycopg.Error as error:
             raise not_let_in(error) from error
@@ -123,7 +129,7 @@ class AsyncPostgresRepository(AwaitingRepository):
             return
         url = checked_url(database, "a psycopg.AsyncConnection")
         check_readable(url)
-        ready = Ready(check_timeout(timeout_s), through_pooler=through_pooler)
+        ready = Ready(checked_timeout(timeout_s), through_pooler=through_pooler)
         self._connections = _psycopg_async.Own(url, ready, checked_count(connections))
 
     async def open(self) -> Self:
@@ -159,7 +165,7 @@ def perform_on(connection: Connection, steps: Steps[T]) -> T:
 
     def execute(sql: str) -> Rows:
         with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
-            read_plainly(cursor.adapters)
+            adapt_plainly(cursor.adapters)
             cursor.execute(sql.encode(), prepare=False)
             return cursor.fetchall() if cursor.description else []
 
@@ -184,7 +190,7 @@ async def migrate_async(
 
     async def execute(sql: str) -> Rows:
         async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
-            read_plainly(cursor.adapters)
+            adapt_plainly(cursor.adapters)
             await cursor.execute(sql.encode(), prepare=False)
             return await cursor.fetchall() if cursor.description else []
 

@@ -25,7 +25,7 @@ from freetier import _postgres_errors, _postgres_schema, _sqlite_errors, _sqlite
 from freetier._awaiting import AwaitingRepository
 from freetier._blocking import BlockingRepository
 from freetier._clock import with_clock
-from freetier._postgres_text import named, parameters, quoted
+from freetier._postgres_text import check_encoding, named, parameters, quoted
 from freetier._sql import Query
 from freetier.errors import FreeTierError, InvalidInput, StoreUnavailable
 from freetier.steps import Steps, perform
@@ -53,6 +53,7 @@ class SQLAlchemyRepository(BlockingRepository):
         """Run one statement, atomic by itself, and read its rows."""
         statement, params = self._dialect.statement(query)
         with self._lock, self._dialect.translating(writes=query.writes):
+            self._dialect.check(self._connection)
             whole = self._connection.begin if _commits(self._connection) else nullcontext
             with whole():
                 rows = self._connection.execute(statement, params).fetchall()
@@ -82,6 +83,7 @@ class AsyncSQLAlchemyRepository(AwaitingRepository):
         statement, params = self._dialect.statement(query)
         async with self._lock:
             with self._dialect.translating(writes=query.writes):
+                self._dialect.check(self._connection.sync_connection)
                 return (await self._connection.execute(statement, params)).fetchall()
 
     async def close(self) -> None:
@@ -169,6 +171,17 @@ class _Dialect:
         numbers = frozenset(name for name, value in params.items() if type(value) is int)
         return _typed(sql, tuple(params), numbers), params
 
+    def check(self, connection: Connection | None) -> None:
+        """Raise `ConfigError` for a connection that cannot carry every id."""
+        if self.sqlite or connection is None:
+            return
+        if not (connection.closed or connection.invalidated):  # else the statement will say so
+            driver: Any = connection.connection.driver_connection
+            told = getattr(driver, "get_settings", None)  # asyncpg's; else as psycopg has it
+            check_encoding(
+                told().client_encoding if told else driver.info.parameter_status("client_encoding")
+            )
+
     def migrate(self) -> Steps[int]:
         return _sqlite_schema.migrate() if self.sqlite else _postgres_schema.migrate(self._name)
 
@@ -179,6 +192,8 @@ class _Dialect:
             yield
         except DBAPIError as error:
             raise self._translated(error, writes=writes) from error
+        except OSError as error:  # asyncpg's connections raise the socket's as they come
+            raise _postgres_errors.translated(None, str(error), writes=writes) from error
         except SQLAlchemyError as error:  # its own complaint, before the database was asked
             raise StoreUnavailable(f"the host's connection: {error}") from error
 
