@@ -259,6 +259,29 @@ def test_statements_are_prepared_once(postgres_dsn: str, driver: Driver) -> None
 
 
 @every_driver
+def test_no_plan_of_an_empty_ledger_outlives_it(postgres_dsn: str, driver: Driver) -> None:
+    """Planned when nobody had been gated, and that was known, a look still reads one gate."""
+
+    def gates_read(ledger: freetier.FreeTier) -> int:
+        rows(ledger, "SELECT pg_stat_force_next_flush()")
+        found = "SELECT CAST(sum(idx_tup_read) AS BIGINT) FROM pg_stat_user_indexes"
+        ((number,),) = rows(ledger, f"{found} WHERE relname LIKE '%gate'")
+        return int(number)
+
+    with opened(driver, postgres_dsn, connections=1) as ledger:
+        for number in range(200):
+            ledger.reserve(job(f"job-{number}"))
+        with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")
+        for number in range(50):
+            ledger.reserve(freetier.Request(f"gate-{number}", "ada", "new", 5))
+        before = gates_read(ledger)
+        for number in range(50):
+            ledger.decide(freetier.Request(f"gate-{number}", "ada", "new", 5))
+        assert gates_read(ledger) - before == 50
+
+
+@every_driver
 def test_through_a_pooler_nothing_stays(own: OwnServer, driver: Driver) -> None:
     """Told of a pooler, the library prepares nothing by name and sets nothing on a session."""
     with opened(driver, own.create(), connections=1, through_pooler=True) as ledger:

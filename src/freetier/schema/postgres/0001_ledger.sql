@@ -75,7 +75,8 @@ CREATE TABLE {schema}.freetier_gate (
   PRIMARY KEY (pool, key)
 );
 
-CREATE INDEX freetier_gate_day ON {schema}.freetier_gate (pool, day, price_sats);
+-- Not by pool: a plan that was made while there were no gates would look for a key through all.
+CREATE INDEX freetier_gate_day ON {schema}.freetier_gate (day, price_sats);
 
 -- The facts. `once` is what there is only one of under a key: one draw, one ending, one of each
 -- other kind. The guard fills it in, and with it seq and the totals after the entry.
