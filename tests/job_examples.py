@@ -25,7 +25,7 @@ def grant(price_sats: int = PRICE, *, pool_sats: int = 60) -> Grant:
     policy = FreeTierPolicy(budgets={"new": 0, "elite": 500}, seed_sats=pool_sats)
     ledger = FreeTier(policy, MemoryRepository(), clock=Clock(NOW))
     ledger.seed()
-    return ledger.reserve(Request("job", "ada", "elite", price_sats))
+    return ledger.reserve(Request("job:job", "ada", "elite", price_sats))
 
 
 def settlement(actual_sats: int) -> Settlement:

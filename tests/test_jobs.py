@@ -281,6 +281,14 @@ def test_the_first_figures_stand() -> None:
         jobs.completed(SITUATIONS["worked"], settlement(79), at=NOW)
     with pytest.raises(InvalidInput):
         jobs.granted(SITUATIONS["priced"], grant(99), at=NOW)
+    others = (
+        evolve(grant(), identity="eve"),
+        evolve(grant(), tier="new"),
+        evolve(grant(), request_id="job"),
+    )
+    for other in others:
+        with pytest.raises(InvalidInput, match="the grant of 'job:job' at its price"):
+            jobs.granted(SITUATIONS["priced"], other, at=NOW)
     broken = SITUATIONS["broken"]
     assert jobs.work_failed(broken, "another message", at=NOW) is broken
 
@@ -370,7 +378,7 @@ def test_bad_invoices_and_refunds(argument: str, make: Callable[[], object]) -> 
 def test_request_of_needs_a_price() -> None:
     """The ledger is asked for the job's price, by its id; before there is one, nothing is asked."""
     asked = jobs.request_of(SITUATIONS["priced"])
-    assert (asked.request_id, asked.identity, asked.tier) == ("job", "ada", "elite")
+    assert (asked.request_id, asked.identity, asked.tier) == ("job:job", "ada", "elite")
     assert asked.price_sats == PRICE
     with pytest.raises(IllegalTransition):
         jobs.request_of(SITUATIONS["new"])

@@ -178,7 +178,7 @@ class JobsMachine(RuleBasedStateMachine):
                 self.note(jobs.granted(job, grant, at=self.now), crash)
             case Step.SETTLEMENT:
                 settlement = jobs.settlement_without_grant(job) or self.ledger.settle(
-                    job.id, job.actual_sats
+                    job.ledger_id, job.actual_sats
                 )
                 if settlement.charged_sats:
                     assert job.work_invoice is not None
@@ -186,14 +186,14 @@ class JobsMachine(RuleBasedStateMachine):
                 self.note(jobs.completed(job, settlement, at=self.now), crash)
             case Step.RELEASE:
                 if job.free_tier:
-                    self.release(job.id)
+                    self.release(job)
                 self.note(jobs.failed(job, at=self.now), crash)
 
-    def release(self, job_id: str) -> None:
+    def release(self, job: Job) -> None:
         try:
-            self.ledger.release(job_id)
+            self.ledger.release(job.ledger_id)
         except Conflict:
-            assert self.ledger.grant(job_id).state == "expired"
+            assert self.ledger.grant(job.ledger_id).state == "expired"
 
     @rule(job_id=JOBS, stage=st.sampled_from(["eval", "work"]))
     def pay(self, job_id: str, stage: str) -> None:
@@ -288,13 +288,13 @@ class JobsMachine(RuleBasedStateMachine):
         for entry in entries:
             if entry.kind in (Kind.SETTLE, Kind.LATE):
                 drawn[entry.key] += entry.absorb_sats or 0
-        assert {job.id: job.absorbed_sats for job in complete if job.free_tier} == +drawn
+        assert {job.ledger_id: job.absorbed_sats for job in complete if job.free_tier} == +drawn
         for job in ended:
             kept = job.paid_sats - self.node.sent.get(f"refund-{job.id}", 0)
             assert (job.state is not JobState.COMPLETE) <= (kept <= job.eval_amount_sats)
         # Only an unpaid job leaves its grant to expire; every other grant has its end.
         held = {grant.request_id for grant in self.ledger.open_grants()}
-        assert held <= {job.id for job in ended if job.expired}
+        assert held <= {job.ledger_id for job in ended if job.expired}
 
     def end(self) -> None:
         for job_id in self.noted:

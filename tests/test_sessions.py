@@ -13,14 +13,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from freetier import Conflict, FreeTier, FreeTierPolicy, InvalidInput, Kind, Request, sessions
+from freetier import Conflict, FreeTier, FreeTierPolicy, InvalidInput, Kind, Request, jobs, sessions
 from freetier.errors import IllegalTransition, InsufficientBalance
 from freetier.memory import MemoryRepository
 from freetier.sessions import Invoice, RequestState, Session, SessionRequest, SessionState, Step
 from freetier.testing import Clock
 from freetier.values import Decision, Grant
 
-from .job_examples import LATER, NOW
+from .job_examples import LATER, NOW, created, priced
 
 DEPOSIT = Invoice("hash-deposit", "lnbc-deposit", 100, NOW + timedelta(minutes=10))
 POLICY = FreeTierPolicy(budgets={"new": 0, "elite": 60}, seed_sats=80, credit_share_bp=2000)
@@ -105,7 +105,7 @@ def test_too_small_a_balance_is_refused_before_the_work() -> None:
     session, _ = sessions.admitted(active(), "first", "a text", estimate=estimate(150), at=NOW)
     with pytest.raises(InsufficientBalance) as caught:
         sessions.admitted(session, "second", "a text", estimate=estimate(80), at=NOW)
-    assert (caught.value.needed_sats, caught.value.free_sats) == (20, 10)
+    assert (caught.value.needed_sats, caught.value.free_sats) == (80, 10)
 
 
 def test_the_balance_never_goes_below_0() -> None:
@@ -118,11 +118,106 @@ def test_the_balance_never_goes_below_0() -> None:
 def test_what_others_hold_is_theirs() -> None:
     """A request that costs more than its estimate does not take what another one was promised."""
     session, other = sessions.admitted(active(), "other", "a text", estimate=estimate(150), at=NOW)
-    session, request = sessions.admitted(session, "request", "text", estimate=estimate(65), at=NOW)
+    session, request = sessions.admitted(session, "request", "text", estimate=estimate(10), at=NOW)
     request = computed(request, 200)
     session, request = sessions.debited(session, request, grant(session, request), at=NOW)
     assert (request.charged_sats, session.free_sats, session.held_sats) == (10, 0, 90)
     assert other.held_sats == 90
+
+
+def test_what_the_pool_has_is_promised_once() -> None:
+    """Of requests at once, those that the pool's part does not reach for hold their whole price."""
+    pool = ledger()
+    session = active()
+    held = []
+    for number in range(5):
+        asked = estimate(25, pool)
+        session, request = sessions.admitted(
+            session, f"request-{number}", "text", estimate=asked, at=NOW
+        )
+        held.append((request.promised_sats, request.held_sats))
+    assert held == [(25, 0), (25, 0), (10, 15), (0, 25), (0, 25)]
+    assert (session.promised_sats, session.held_sats) == (60, 65)
+    with pytest.raises(InsufficientBalance, match="has 35 sats free, and the request needs 36"):
+        sessions.admitted(session, "another", "text", estimate=estimate(36, pool), at=NOW)
+
+
+def test_what_was_promised_and_is_gone_is_covered() -> None:
+    """When the pool's part went to others, a new request needs that much free as well."""
+    pool = ledger()
+    session, first = sessions.admitted(active(), "first", "a", estimate=estimate(60, pool), at=NOW)
+    session, second = sessions.admitted(session, "second", "b", estimate=estimate(60, pool), at=NOW)
+    second = computed(second, 60)
+    session, second = sessions.debited(session, second, grant(session, second, pool), at=NOW)
+    assert (second.absorbed_sats, session.free_sats) == (60, 100)
+    with pytest.raises(InsufficientBalance, match="has 100 sats free, and the request needs 101"):
+        sessions.admitted(session, "third", "text", estimate=estimate(41, pool), at=NOW)
+    session, _ = sessions.admitted(session, "third", "text", estimate=estimate(40, pool), at=NOW)
+    first = computed(first, 60)
+    session, first = sessions.debited(session, first, grant(session, first, pool), at=NOW)
+    assert (first.charged_sats, first.unpaid_sats, session.free_sats) == (60, 0, 0)
+
+
+def test_what_is_promised_elsewhere_counts() -> None:
+    """What the identity's other sessions count on is not promised here as well."""
+    for elsewhere, promised in ((0, 50), (20, 40), (60, 0), (1000, 0)):
+        session, request = sessions.admitted(
+            active(),
+            "request",
+            "text",
+            estimate=estimate(50),
+            at=NOW,
+            promised_elsewhere_sats=elsewhere,
+        )
+        assert (request.promised_sats, session.held_sats) == (promised, 50 - promised)
+    with pytest.raises(InvalidInput, match="promised_elsewhere_sats"):
+        sessions.admitted(
+            active(), "x", "text", estimate=estimate(5), at=NOW, promised_elsewhere_sats=-1
+        )
+
+
+def test_a_limit_for_each_request_is_each_requests() -> None:
+    """A most per request bounds what one counts on, not what all do together."""
+    policy = evolve(POLICY, per_request_sats=20)
+    pool = FreeTier(policy, MemoryRepository(), clock=Clock(NOW))
+    pool.seed()
+    session, _ = sessions.admitted(active(), "first", "a", estimate=estimate(25, pool), at=NOW)
+    session, second = sessions.admitted(session, "second", "b", estimate=estimate(25, pool), at=NOW)
+    assert (second.promised_sats, second.held_sats) == (20, 5)
+
+
+def test_an_id_that_looks_like_something_else() -> None:
+    """The ledger knows a request by its kind: no job and no payment is ever taken for it."""
+    pool = ledger()
+    pool.reserve(Request("request", "bob", "elite", 3))
+    pool.reserve(jobs.request_of(evolve(priced(created(0)), id="request")))
+    pool.credit("request", 10)
+    session, request = under_way()
+    session, request = sessions.debited(session, request, grant(session, request, pool), at=NOW)
+    assert request.ledger_id == "request:request"
+    assert pool.credit(request.ledger_id, request.charged_sats).paid_sats == request.charged_sats
+    long = "x" * 249
+    with pytest.raises(InvalidInput, match="request_id: expected text of 1 to 248 characters"):
+        sessions.admitted(active(), long, "text", estimate=estimate(5), at=NOW)
+    _, longest = sessions.admitted(active(), long[1:], "text", estimate=estimate(5), at=NOW)
+    assert len(longest.ledger_id) == 256
+
+
+def test_an_old_version_of_the_session_is_refused() -> None:
+    """A session that holds nothing for a request gives nothing back for it."""
+    session, request = under_way()
+    with pytest.raises(IllegalTransition, match="holds nothing for request 'request'"):
+        sessions.debited(active(), request, grant(session, request), at=NOW)
+    with pytest.raises(IllegalTransition, match="holds nothing for request 'request'"):
+        sessions.request_failed(active(), request, "broken", at=NOW)
+
+
+def test_a_request_that_cannot_be_settled_fails() -> None:
+    """A host that cannot have it decided may give it up: nothing is debited, nothing held."""
+    session, request = under_way()
+    session, request = sessions.request_failed(session, request, "no answer", at=NOW)
+    assert (request.state, request.charged_sats) == (RequestState.FAILED, 0)
+    assert (session.balance_sats, session.held_sats, session.promised_sats) == (100, 0, 0)
 
 
 def test_a_broken_request_costs_nothing() -> None:
@@ -241,7 +336,8 @@ class SessionMachine(RuleBasedStateMachine):
                 self.session, request_id, "text", estimate=decision, at=NOW
             )
         except InsufficientBalance:
-            assert decision.charge_sats > self.session.free_sats
+            alone = not self.session.open_requests
+            assert decision.charge_sats > self.session.free_sats or not alone
 
     @rule(request_id=ids, sats=st.integers(0, 90))
     def compute(self, request_id: str, sats: int) -> None:
@@ -252,7 +348,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(request_id=ids)
     def fail(self, request_id: str) -> None:
         request = self.requests.get(request_id)
-        if request and sessions.next_step_of_request(request) is Step.WORK:
+        if request and sessions.next_step_of_request(request) is not None:
             self.session, self.requests[request_id] = sessions.request_failed(
                 self.session, request, "out of order", at=NOW
             )
@@ -267,7 +363,18 @@ class SessionMachine(RuleBasedStateMachine):
             if not crash:
                 self.session, self.requests[request_id] = session, done
                 if done.charged_sats:
-                    self.ledger.credit(done.id, done.charged_sats)
+                    self.ledger.credit(done.ledger_id, done.charged_sats)
+
+    @rule(order=st.permutations(range(6)), sats=st.integers(1, 70))
+    def at_once(self, order: list[int], sats: int) -> None:
+        """As many as are admitted, of which each costs what was estimated."""
+        every = [f"request-{number}" for number in order]
+        for request_id in every:
+            self.ask(request_id, sats)
+        for request_id in sorted(every):
+            self.compute(request_id, sats)
+        for request_id in every[1:]:
+            self.settle(request_id, crash=False)
 
     @rule()
     def close(self) -> None:
@@ -281,8 +388,16 @@ class SessionMachine(RuleBasedStateMachine):
         assert session.balance_sats + session.refund.sats + charged == session.deposit_sats
         running = [r for r in self.requests.values() if r.state is RequestState.COMPUTING]
         assert session.held_sats == sum(request.held_sats for request in running)
+        assert session.promised_sats == sum(request.promised_sats for request in running)
         assert session.open_requests == len(running)
         assert 0 <= session.held_sats <= session.balance_sats
+
+    @invariant()
+    def what_is_unpaid_was_not_estimated(self) -> None:
+        """The host loses at most what work cost beyond its estimate, whatever runs at once."""
+        done = [r for r in self.requests.values() if r.state is RequestState.COMPLETE]
+        beyond = sum(max(0, (r.actual_sats or 0) - r.held_sats - r.promised_sats) for r in done)
+        assert sum(request.unpaid_sats for request in done) <= beyond
 
     @invariant()
     def the_ledger_says_the_same(self) -> None:
@@ -291,11 +406,11 @@ class SessionMachine(RuleBasedStateMachine):
         entries = list(self.ledger.journal())
         drawn = {e.key: e.absorb_sats for e in entries if e.kind is Kind.GRANT}
         for request in done:
-            assert request.absorbed_sats == drawn.get(request.id, 0)
+            assert request.absorbed_sats == drawn.get(request.ledger_id, 0)
             whole = request.absorbed_sats + request.charged_sats + request.unpaid_sats
             assert whole == request.actual_sats
         credited = {e.key: e.paid_sats for e in entries if e.kind is Kind.CREDIT}
-        assert credited == {r.id: r.charged_sats for r in done if r.charged_sats}
+        assert credited == {r.ledger_id: r.charged_sats for r in done if r.charged_sats}
 
 
 def test_sessions_in_every_order() -> None:

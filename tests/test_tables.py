@@ -22,7 +22,7 @@ from freetier.tables import Tables
 
 from .job_examples import LATER, NOW, created, situations
 from .postgres_server import Server, database_name
-from .test_sessions import active, under_way
+from .test_sessions import DEPOSIT, active, under_way
 
 SITUATIONS = situations()
 SCHEMA = """the "host's" own"""
@@ -133,6 +133,29 @@ def test_sessions_are_read_back(run: Run) -> None:
         assert await rows(connection, there.sessions.unfinished, {"after": "", "most": 9}) == []
 
     run(there_and_back)
+
+
+def test_what_is_promised_elsewhere_is_found(run: Run) -> None:
+    """It is the sum over an identity's sessions but one; 0 where there are none."""
+
+    async def summed(connection: AsyncConnection, there: Tables) -> None:
+        session, _ = under_way()
+        assert (session.promised_sats, session.invoice) == (60, DEPOSIT)
+        for number, identity in enumerate(["ada", "ada", "ada", "bob", None]):
+            invoice = evolve(DEPOSIT, id=f"hash-{number}")
+            made = evolve(session, id=f"session-{number}", identity=identity, invoice=invoice)
+            await rows(connection, there.sessions.insert, there.sessions.row(made))
+        for identity, session_id, sats in (
+            ("ada", "session-0", 120),
+            ("ada", "session-3", 180),
+            ("bob", "session-3", 0),
+            (None, "session-0", 0),
+        ):
+            sought = {"identity": identity, "session_id": session_id}
+            (found,) = await rows(connection, there.promised_elsewhere, sought)
+            assert list(found.values()) == [sats]
+
+    run(summed)
 
 
 def test_of_two_writers_one_is_told(run: Run) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import Final
 
 from attrs import field, frozen
 
-from freetier._records import Step, refuse
+from freetier._records import Step, ledger_id, refuse
 from freetier._refunding import next_step_of_refund
 from freetier.invoices import Invoice, Refund
 from freetier.values import Decision, Request, Serve, Settlement
+
+KIND: Final = "job"
+"""Of which kind the ledger knows a job's grant to be."""
 
 
 class JobState(StrEnum):
@@ -62,6 +66,11 @@ class Job:
     refund: Refund = field(factory=Refund)
 
     @property
+    def ledger_id(self) -> str:
+        """What the ledger knows its grant by."""
+        return ledger_id(KIND, self.id)
+
+    @property
     def free_tier(self) -> bool:
         """Whether the pool pays for any of it."""
         return self.absorbed_sats > 0
@@ -108,14 +117,14 @@ def next_step(job: Job) -> Step | None:
 
 
 def request_of(job: Job) -> Request:
-    """What to ask the ledger for, once the job was priced; its request id is the job's id.
+    """What to ask the ledger for, once the job was priced; its request id is `job.ledger_id`.
 
     Reserve it for as long as the invoice can be paid, plus the time that the work takes: the
     grant of a caller who pays at the last moment must still hold. Raises `IllegalTransition`.
     """
     if job.price_sats is None:
         refuse(job, "it was not priced yet")
-    return Request(job.id, job.identity, job.tier, job.price_sats)
+    return Request(job.ledger_id, job.identity, job.tier, job.price_sats)
 
 
 def settlement_without_grant(job: Job) -> Settlement | None:

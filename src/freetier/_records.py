@@ -9,7 +9,7 @@ from typing import NoReturn, Protocol, TypeVar
 from attrs import evolve
 
 from freetier.errors import IllegalTransition, InvalidInput
-from freetier.values import check_time
+from freetier.values import MAX_ID_LENGTH, check_id, check_time
 
 MAX_TEXT_LENGTH = 1_000_000
 
@@ -68,6 +68,20 @@ def refuse(record: Record, event: str) -> NoReturn:
     """What happened does not fit the record."""
     kind = type(record).__name__.lower()
     raise IllegalTransition(f"{kind} {record.id!r} is {record.state}: {event}")
+
+
+def ledger_id(kind: str, record_id: str) -> str:
+    """What the ledger knows a record by. No two kinds share a name, whatever ids callers choose."""
+    return f"{kind}:{record_id}"
+
+
+def check_record_id(argument: str, kind: str, value: object) -> str:
+    """`value` if it is an id, short enough for the ledger to know it by its kind as well."""
+    text = check_id(argument, value)
+    most = MAX_ID_LENGTH - len(ledger_id(kind, ""))
+    if len(text) > most:
+        raise InvalidInput(argument, value, f"text of 1 to {most} characters")
+    return text
 
 
 def check_text(argument: str, value: object, *, least: int = 1) -> str:

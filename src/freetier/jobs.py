@@ -16,8 +16,8 @@ from decimal import Decimal
 
 from attrs import evolve
 
-from freetier._job import Job, JobState, next_step, request_of, settlement_without_grant
-from freetier._records import Step, check_text, moved, refuse
+from freetier._job import KIND, Job, JobState, next_step, request_of, settlement_without_grant
+from freetier._records import Step, check_record_id, check_text, moved, refuse
 from freetier._refunding import refund_begun, refund_broken, refund_paid, refund_to
 from freetier.errors import InvalidInput
 from freetier.invoices import Invoice, Refund, RefundState
@@ -63,10 +63,11 @@ def create(
 ) -> Job:
     """A new job, `awaiting_eval_payment`, or `evaluating` if that costs 0. Raises `InvalidInput`.
 
-    `identity` and `tier` are what the host vouches for; the ledger checks the tier.
+    `job_id` is 1 to 252 characters, and of no other job. `identity` and `tier` are what the host
+    vouches for; the ledger checks the tier.
     """
     return Job(
-        id=check_id("job_id", job_id),
+        id=check_record_id("job_id", KIND, job_id),
         request=check_text("request", request),
         state=JobState.AWAITING_EVAL_PAYMENT
         if check_sats("eval_amount_sats", eval_amount_sats)
@@ -157,13 +158,19 @@ def priced(
 
 def granted(job: Job, grant: Grant, *, at: datetime) -> Job:
     """The ledger has decided: `executing` if the caller pays nothing, else an invoice is next."""
-    its_own = (grant.request_id, grant.decision.price_sats) == (job.id, job.price_sats)
+    its_own = (
+        grant.request_id == job.ledger_id
+        and (grant.identity, grant.tier) == (job.identity, job.tier)
+        and grant.decision.price_sats == job.price_sats
+    )
     if its_own and job.work_amount_sats == grant.charge_sats:
         return job
     if next_step(job) is not Step.GRANT:
         refuse(job, "it is not to be granted now")
     if not its_own:
-        raise InvalidInput("grant", grant.request_id, f"the grant of {job.id!r} at its price")
+        raise InvalidInput(
+            "grant", grant.request_id, f"the grant of {job.ledger_id!r} at its price"
+        )
     asks = grant.charge_sats > 0
     return moved(
         job,

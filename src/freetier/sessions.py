@@ -14,22 +14,25 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from enum import StrEnum
 
-from attrs import evolve, field, frozen
+from attrs import evolve
 
-from freetier._records import Step, check_text, moved, refuse
-from freetier._refunding import (
-    next_step_of_refund,
-    refund_begun,
-    refund_broken,
-    refund_paid,
-    refund_to,
+from freetier._records import Step, check_record_id, check_text, moved, refuse
+from freetier._refunding import refund_begun, refund_broken, refund_paid, refund_to
+from freetier._session import (
+    KIND,
+    RequestState,
+    Session,
+    SessionRequest,
+    SessionState,
+    next_step,
+    next_step_of_request,
+    request_of,
 )
 from freetier.errors import Conflict, InsufficientBalance, InvalidInput
 from freetier.invoices import Invoice, Refund, RefundState
 from freetier.pricing import check_decimal, check_tokens
-from freetier.values import Decision, Grant, Request, check_id, check_sats, check_time
+from freetier.values import Decision, Grant, Limit, check_id, check_sats, check_time
 
 __all__ = [
     "Invoice",
@@ -60,79 +63,6 @@ __all__ = [
 ]
 
 
-class SessionState(StrEnum):
-    """`expired` is not the end of a session: its invoice may turn out to be paid."""
-
-    AWAITING_PAYMENT = "awaiting_payment"
-    ACTIVE = "active"
-    EXPIRED = "expired"
-    CLOSED = "closed"
-
-
-class RequestState(StrEnum):
-    """`computing`, then one of `complete` and `failed`."""
-
-    COMPUTING = "computing"
-    COMPLETE = "complete"
-    FAILED = "failed"
-
-
-@frozen
-class Session:
-    """A caller's prepaid balance. `held_sats` of it are for the `open_requests`, being computed."""
-
-    id: str
-    state: SessionState
-    identity: str | None
-    tier: str
-    deposit_sats: int
-    created_at: datetime
-    updated_at: datetime
-    version: int = 1
-    invoice: Invoice | None = None
-    balance_sats: int = 0
-    held_sats: int = 0
-    open_requests: int = 0
-    refund: Refund = field(factory=Refund)
-
-    @property
-    def free_sats(self) -> int:
-        """Balance less held: what the next request may cost its caller."""
-        return self.balance_sats - self.held_sats
-
-
-@frozen
-class SessionRequest:
-    """A request that a session pays for. A figure that is not known yet is None.
-
-    `charged_sats` is what the balance was debited; `unpaid_sats` is what the balance did not reach
-    for, when the work cost more than its estimate: the host's loss, no balance goes below 0.
-    """
-
-    id: str
-    session_id: str
-    request: str = field(repr=False)
-    state: RequestState
-    held_sats: int
-    created_at: datetime
-    updated_at: datetime
-    version: int = 1
-    result: str | None = field(default=None, repr=False)
-    error_message: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    actual_cost_usd: Decimal | None = None
-    actual_sats: int | None = None
-    absorbed_sats: int = 0
-    charged_sats: int = 0
-    unpaid_sats: int = 0
-
-    @property
-    def free_tier(self) -> bool:
-        """Whether the pool paid for any of it."""
-        return self.absorbed_sats > 0
-
-
 def create(
     session_id: str,
     *,
@@ -151,31 +81,6 @@ def create(
         created_at=check_time("at", at),
         updated_at=at,
     )
-
-
-def next_step(session: Session) -> Step | None:
-    """What comes next for a session; None when it waits for requests, or has ended."""
-    if session.state is SessionState.AWAITING_PAYMENT:
-        return Step.PAYMENT if session.invoice else Step.INVOICE
-    return next_step_of_refund(session.refund)
-
-
-def next_step_of_request(request: SessionRequest) -> Step | None:
-    """What comes next for a request: `WORK`, `SETTLEMENT`, or None."""
-    if request.state is not RequestState.COMPUTING:
-        return None
-    return Step.WORK if request.actual_sats is None else Step.SETTLEMENT
-
-
-def request_of(session: Session, request: SessionRequest) -> Request:
-    """What to ask the ledger for, by `record_grant`, once the real cost is known.
-
-    Its request id is the request's: unique among the host's jobs and requests. Raises
-    `IllegalTransition`.
-    """
-    if request.actual_sats is None:
-        refuse(request, "it was not computed yet")
-    return Request(request.id, session.identity, session.tier, request.actual_sats)
 
 
 def invoiced(session: Session, invoice: Invoice, *, at: datetime) -> Session:
@@ -215,24 +120,39 @@ def expired(session: Session, *, at: datetime) -> Session:
 
 
 def admitted(
-    session: Session, request_id: str, request: str, *, estimate: Decision, at: datetime
+    session: Session,
+    request_id: str,
+    request: str,
+    *,
+    estimate: Decision,
+    at: datetime,
+    promised_elsewhere_sats: int = 0,
 ) -> tuple[Session, SessionRequest]:
-    """A request may be computed: what `estimate` would charge for it is held.
+    """A request may be computed: what its estimate leaves to the caller is held.
 
-    `estimate` is `FreeTier.decide` on the estimated price. Raises `InsufficientBalance` when the
-    balance does not reach, before anything is computed. A request that is known is `repeated`.
+    `request_id` is 1 to 248 characters, and of no other request of any session. `estimate` is
+    `FreeTier.decide` on the estimated price. What the requests that are open count on from the
+    pool is counted once: those of this session, and `promised_elsewhere_sats` of the identity's
+    other sessions. Raises `InsufficientBalance` when the balance does not reach, before anything
+    is computed. A request that is known is `repeated`.
     """
     if session.state is not SessionState.ACTIVE:
         refuse(session, "it pays for no request")
-    needed = estimate.charge_sats
+    check_sats("promised_elsewhere_sats", promised_elsewhere_sats)
+    unpromised = _room(estimate) - session.promised_sats
+    promised = max(0, min(estimate.absorb_sats, unpromised - promised_elsewhere_sats))
+    held = estimate.price_sats - promised
+    # Others may have taken what was promised here; the balance must reach for that as well.
+    needed = held + max(0, -unpromised)
     if needed > session.free_sats:
         raise InsufficientBalance(session.id, needed, session.free_sats)
     new = SessionRequest(
-        id=check_id("request_id", request_id),
+        id=check_record_id("request_id", KIND, request_id),
         session_id=session.id,
         request=check_text("request", request),
         state=RequestState.COMPUTING,
-        held_sats=needed,
+        held_sats=held,
+        promised_sats=promised,
         created_at=check_time("at", at),
         updated_at=at,
     )
@@ -240,7 +160,8 @@ def admitted(
         moved(
             session,
             at,
-            held_sats=session.held_sats + needed,
+            held_sats=session.held_sats + held,
+            promised_sats=session.promised_sats + promised,
             open_requests=session.open_requests + 1,
         ),
         new,
@@ -285,12 +206,18 @@ def debited(
     """The ledger has decided on the real cost: the balance pays what the pool does not.
 
     At most what is free of it, with what was held for this request. Credit the pool with it, once:
-    `ledger.credit(request.id, request.charged_sats)`, if that is not 0; in the transaction that
-    notes both records, or from the noted request.
+    `ledger.credit(request.ledger_id, request.charged_sats)`, if that is not 0; in the transaction
+    that notes both records, or from the noted request.
     """
-    asked = (grant.request_id, grant.decision.price_sats)
-    if session.id != request.session_id or asked != (request.id, request.actual_sats):
-        raise InvalidInput("grant", grant.request_id, f"the grant of {request.id!r} at its cost")
+    its_own = (
+        session.id == request.session_id
+        and grant.request_id == request.ledger_id
+        and (grant.identity, grant.tier) == (session.identity, session.tier)
+        and grant.decision.price_sats == request.actual_sats
+    )
+    if not its_own:
+        expected = f"the grant of {request.ledger_id!r} at its cost"
+        raise InvalidInput("grant", grant.request_id, expected)
     if request.state is RequestState.COMPLETE:
         return session, request
     if next_step_of_request(request) is not Step.SETTLEMENT:
@@ -312,13 +239,16 @@ def debited(
 def request_failed(
     session: Session, request: SessionRequest, message: str, *, at: datetime
 ) -> tuple[Session, SessionRequest]:
-    """The work broke: `failed`. Nothing is debited, and nothing is held for it any more."""
+    """The work broke, or cannot be settled: `failed`. Nothing is debited, nothing stays held.
+
+    If the ledger has already decided on it, note `debited`: what the pool paid is not given back.
+    """
     if session.id != request.session_id:
         raise InvalidInput("session", session.id, f"the session of {request.id!r}")
     if request.state is RequestState.FAILED:
         return session, request
-    if next_step_of_request(request) is not Step.WORK:
-        refuse(request, "there is no work that could fail")
+    if next_step_of_request(request) is None:
+        refuse(request, "there is nothing that could fail")
     return (
         _without(session, request, 0, at),
         moved(
@@ -348,15 +278,22 @@ def closed(session: Session, *, at: datetime) -> Session:
     )
 
 
+def _room(estimate: Decision) -> int:
+    """What the pool has for several requests: the least of its limits but the one for each."""
+    rooms = estimate.rooms.items()
+    return min((sats for limit, sats in rooms if limit != Limit.PER_REQUEST), default=0)
+
+
 def _without(session: Session, request: SessionRequest, charged_sats: int, at: datetime) -> Session:
     """The session once the request has ended: debited so much, and holding nothing for it."""
-    return moved(
-        session,
-        at,
-        balance_sats=session.balance_sats - charged_sats,
-        held_sats=session.held_sats - request.held_sats,
-        open_requests=session.open_requests - 1,
-    )
+    left = {
+        "held_sats": session.held_sats - request.held_sats,
+        "promised_sats": session.promised_sats - request.promised_sats,
+        "open_requests": session.open_requests - 1,
+    }
+    if min(left.values()) < 0:
+        refuse(session, f"it holds nothing for request {request.id!r}: an old version, perhaps")
+    return moved(session, at, balance_sats=session.balance_sats - charged_sats, **left)
 
 
 def _fitting(session: Session, invoice: Invoice) -> Invoice:

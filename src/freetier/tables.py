@@ -100,13 +100,18 @@ class Table(Generic[R]):
 
 @frozen
 class Tables:
-    """The three tables of a database, and the record that an invoice is of, by `:invoice_id`."""
+    """The three tables of a database, and the record that an invoice is of, by `:invoice_id`.
+
+    `promised_elsewhere` is what `sessions.admitted` wants to know: the sats that are promised to
+    the sessions of an `:identity` but the one of `:session_id`.
+    """
 
     jobs: Table[Job]
     sessions: Table[Session]
     session_requests: Table[SessionRequest]
     job_by_invoice: str
     session_by_invoice: str
+    promised_elsewhere: str
 
 
 def statements(dialect: str, schema: str | None = None) -> list[str]:
@@ -131,6 +136,8 @@ def tables(dialect: str, schema: str | None = None) -> Tables:
         session_requests=_table(SessionRequest, requests, _REQUEST_UNFINISHED),
         job_by_invoice=f"SELECT * FROM {jobs} WHERE {job_of}",
         session_by_invoice=f"SELECT * FROM {sessions} WHERE invoice_id = :invoice_id",
+        promised_elsewhere=f"SELECT CAST(COALESCE(SUM(promised_sats), 0) AS BIGINT) FROM {sessions}"
+        " WHERE identity = :identity AND id <> :session_id AND promised_sats > 0",
     )
 
 

@@ -56,6 +56,7 @@ CREATE TABLE {schema}paid_sessions (
     paid_at_us BIGINT,
     balance_sats BIGINT NOT NULL CHECK (balance_sats >= 0),
     held_sats BIGINT NOT NULL CHECK (held_sats >= 0 AND held_sats <= balance_sats),
+    promised_sats BIGINT NOT NULL CHECK (promised_sats >= 0),
     open_requests BIGINT NOT NULL CHECK (open_requests >= 0),
     refund_sats BIGINT NOT NULL CHECK (refund_sats >= 0 AND refund_sats <= deposit_sats),
     refund_state TEXT NOT NULL CHECK (refund_state IN ('not_applicable', 'pending', 'paid')),
@@ -71,12 +72,16 @@ CREATE INDEX paid_sessions_unfinished ON {schema}paid_sessions (id)
     WHERE state = 'awaiting_payment'
         OR refund_state = 'pending' AND refund_destination IS NOT NULL;
 
+CREATE INDEX paid_sessions_promised ON {schema}paid_sessions (identity)
+    WHERE promised_sats > 0;
+
 CREATE TABLE {schema}paid_session_requests (
     id TEXT PRIMARY KEY,
     session_id TEXT NOT NULL REFERENCES {schema}paid_sessions (id),
     request TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('computing', 'complete', 'failed')),
     held_sats BIGINT NOT NULL CHECK (held_sats >= 0),
+    promised_sats BIGINT NOT NULL CHECK (promised_sats >= 0),
     result TEXT,
     error_message TEXT,
     input_tokens BIGINT,
