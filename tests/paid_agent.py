@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from hashlib import sha256
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
-from attrs import frozen
+from attrs import evolve, frozen
 from starlette.applications import Starlette
 
 from examples.paid_agent.app import create_app
@@ -21,6 +24,7 @@ from examples.paid_agent.lightning import Node
 from examples.paid_agent.service import Service
 from examples.paid_agent.settings import Settings
 from examples.paid_agent.work import Work
+from freetier import FreeTierPolicy, Kind
 
 from .nostr_signer import header, proof, pubkey_of
 
@@ -28,6 +32,11 @@ ADA, BOB, CYD = (bytes(31) + bytes([number]) for number in (11, 12, 13))
 TIERS = {pubkey_of(ADA): "elite", pubkey_of(BOB): "established", pubkey_of(CYD): "new"}
 TEXT = "The pool pays what it can, and the caller pays the rest of it. " * 4
 PATIENCE_S = 20
+PRICE = 13  # of TEXT, in sats
+LEFT = 5  # of them a day from the pool, for BOB
+POLICY = FreeTierPolicy(
+    budgets={"new": 0, "established": LEFT, "elite": 500}, seed_sats=1000, credit_share_bp=5000
+)
 _nonces = count()
 
 
@@ -112,3 +121,50 @@ async def on_a_port(app: Starlette) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await serving
+
+
+Scenario = Callable[[Api, Service], Coroutine[Any, Any, None]]
+
+
+def played(settings: Settings, scenario: Scenario, **changes: Any) -> None:
+    """Play a scenario on the service, with other settings, and then look into its books."""
+    node, work = changes.pop("node", None), changes.pop("work", None)
+
+    async def run() -> None:
+        async with served(evolve(settings, **changes), node=node, work=work) as (api, service):
+            await scenario(api, service)
+            await service.round()
+            async with service.store.reading() as books:
+                report = await books.ledger.verify()
+            assert report.ok, report
+
+    asyncio.run(run())
+
+
+def started(request: pytest.FixtureRequest, folder: Path) -> Settings:
+    """On an empty database, of the kind that `request.param` names; rounds begin when asked for."""
+    url = (
+        f"sqlite:///{folder / 'agent.db'}"
+        if request.param == "sqlite"
+        else str(request.getfixturevalue("postgres_dsn"))
+    )
+    return Settings(db=url, tiers=TIERS, policy=POLICY, poll=timedelta(hours=1))
+
+
+async def entries(service: Service, *kinds: Kind) -> list[tuple[str, int]]:
+    """The keys and the amounts of the journal's entries of some kinds."""
+    async with service.store.reading() as books:
+        journal = [entry async for entry in books.ledger.journal()]
+    return [
+        (entry.key, entry.balance_change or entry.absorb_sats or 0)
+        for entry in journal
+        if entry.kind in kinds
+    ]
+
+
+async def paid_session(api: Api, deposit_sats: int, secret: bytes | None) -> str:
+    body = {"deposit_sats": deposit_sats}
+    opened = (await api.post("/api/sessions", body, secret)).json()
+    await api.pay(opened)
+    await api.until(f"/api/sessions/{opened['id']}", "state", "active", secret=secret)
+    return str(opened["id"])

@@ -4,106 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import evolve
 
-from examples.paid_agent.desk import now
-from examples.paid_agent.lightning import NodeError, Outcome
+from examples.paid_agent.lightning import NodeError
 from examples.paid_agent.paper import PaperNode
 from examples.paid_agent.service import Service
 from examples.paid_agent.settings import Settings
-from examples.paid_agent.work import Done, TextFacts, Verdict, WorkFailed
-from freetier import FreeTierPolicy, Kind
+from freetier import Kind
 
 from .nostr_signer import pubkey_of
-from .paid_agent import ADA, BOB, CYD, TEXT, TIERS, Api, served
-
-PRICE = 13  # of TEXT, in sats
-LEFT = 5  # of them a day from the pool, for BOB
-POLICY = FreeTierPolicy(
-    budgets={"new": 0, "established": LEFT, "elite": 500}, seed_sats=1000, credit_share_bp=5000
+from .paid_agent import (
+    ADA,
+    BOB,
+    CYD,
+    LEFT,
+    POLICY,
+    PRICE,
+    TEXT,
+    TIERS,
+    Api,
+    entries,
+    paid_session,
+    played,
+    served,
+    started,
 )
-Scenario = Callable[[Api, Service], Coroutine[Any, Any, None]]
+from .paid_agent_work import Broken, Choosy, Dear, Raising, Slow, Stale, Unexpected, Unkeepable
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    """On an empty database; rounds begin only when a test says so."""
-    url = (
-        f"sqlite:///{tmp_path / 'agent.db'}"
-        if request.param == "sqlite"
-        else str(request.getfixturevalue("postgres_dsn"))
-    )
-    return Settings(db=url, tiers=TIERS, policy=POLICY, poll=timedelta(hours=1))
+    return started(request, tmp_path)
 
 
 @pytest.fixture
 def play(settings: Settings) -> Callable[..., None]:
-    """Plays a scenario on the service, and then looks into its books."""
-
-    def play(scenario: Scenario, **changes: Any) -> None:
-        node, work = changes.pop("node", None), changes.pop("work", None)
-
-        async def run() -> None:
-            async with served(evolve(settings, **changes), node=node, work=work) as (api, service):
-                await scenario(api, service)
-                await service.round()
-                async with service.store.reading() as books:
-                    report = await books.ledger.verify()
-                assert report.ok, report
-
-        asyncio.run(run())
-
-    return play
-
-
-class Broken(TextFacts):
-    """Work that is accepted and then cannot be done."""
-
-    async def do(self, request: str) -> Done:
-        raise WorkFailed("out of order")
-
-
-class Raising(TextFacts):
-    """Work that breaks in a way that nobody thought of."""
-
-    async def do(self, request: str) -> Done:
-        raise TimeoutError("a secret of the host's")
-
-
-class Slow(TextFacts):
-    async def do(self, request: str) -> Done:
-        await asyncio.sleep(1)
-        return await super().do(request)
-
-
-class Dear(TextFacts):
-    """Work that takes more than it was expected to."""
-
-    async def do(self, request: str) -> Done:
-        done = await super().do(request)
-        return evolve(done, output_tokens=500)
-
-
-class Choosy(TextFacts):
-    def expect(self, request: str) -> Verdict:
-        return Verdict("not our kind of work", 0, 0)
-
-
-async def entries(service: Service, *kinds: Kind) -> list[tuple[str, int]]:
-    """The keys and the amounts of the journal's entries of some kinds."""
-    async with service.store.reading() as books:
-        journal = [entry async for entry in books.ledger.journal()]
-    return [
-        (entry.key, entry.balance_change or entry.absorb_sats or 0)
-        for entry in journal
-        if entry.kind in kinds
-    ]
+    return partial(played, settings)
 
 
 def test_free(play: Callable[..., None]) -> None:
@@ -116,7 +59,7 @@ def test_free(play: Callable[..., None]) -> None:
         assert done["result"].startswith("56 words, 4 sentences.")
         assert 0 < done["absorbed_sats"] == done["actual_sats"] <= PRICE
         assert (done["next_step"], done["refund"]["state"]) == (None, "not_applicable")
-        assert await entries(service, Kind.SETTLE) == [(job["id"], -done["actual_sats"])]
+        assert await entries(service, Kind.SETTLE) == [(f"job:{job['id']}", -done["actual_sats"])]
         assert await entries(service, Kind.CREDIT) == []
 
     play(scenario)
@@ -266,6 +209,76 @@ def test_work_that_breaks_otherwise(play: Callable[..., None]) -> None:
         assert (done["state"], done["error_message"]) == ("failed", "the work broke")
 
     play(scenario, work=Raising())
+
+
+@pytest.mark.parametrize("work", [Unkeepable, Unexpected])
+def test_what_nobody_can_keep(
+    play: Callable[..., None], work: type[Unkeepable | Unexpected]
+) -> None:
+    """A job whose evaluation breaks, or whose result no database takes, fails and is refunded."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(BOB)
+        path = f"/api/jobs/{job['id']}"
+        if job["invoice"]:
+            await api.pay(job)
+        failed = await api.until(path, "state", "failed", secret=BOB)
+        assert failed["refund"]["sats"] == (job["work_amount_sats"] or 0)
+        assert "secret" not in failed["error_message"]
+        async with service.store.reading() as books:
+            assert (await books.ledger.pool_status()).reserved_sats == 0
+
+    play(scenario, work=work())
+
+
+def test_a_refund_has_one_destination(play: Callable[..., None]) -> None:
+    """A job that is created again for another refund's destination is a Conflict.
+
+    So is another destination once the refund was paid.
+    """
+
+    async def scenario(api: Api, service: Service) -> None:
+        body = {"request": TEXT, "id": "a-job-with-a-refund-x", "refund_to": "ada@example.org"}
+        job = (await api.post("/api/jobs", body)).json()
+        assert (await api.post("/api/jobs", body)).status_code == 200
+        assert (await api.post("/api/jobs", body | {"refund_to": "eve@x.org"})).status_code == 409
+        await api.pay(job)
+        path = f"/api/jobs/{job['id']}"
+        done = await api.until(path, "state", "complete")
+        assert done["refund"]["sats"] > 0
+        await service.round()
+        same = await api.post(f"{path}/refund", {"destination": "ada@example.org"})
+        assert (same.status_code, same.json()["refund"]["state"]) == (200, "paid")
+        other = await api.post(f"{path}/refund", {"destination": "eve@example.org"})
+        assert (other.status_code, other.json()["error"]) == (409, "IllegalTransition")
+
+    play(scenario)
+
+
+def test_records_and_ledger_say_the_same(play: Callable[..., None]) -> None:
+    """What the records say the pool paid is what the ledger says it spent."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        for secret in (ADA, BOB, CYD, BOB):
+            job = await api.job(secret)
+            if job["invoice"]:
+                await api.pay(job)
+            await api.until(f"/api/jobs/{job['id']}", "state", "complete", secret=secret)
+            session = f"/api/sessions/{await paid_session(api, 100, secret)}"
+            done = await api.post(f"{session}/request", {"request": TEXT}, secret)
+            assert done.json()["state"] == "complete"
+        async with service.store.reading() as books:
+            tables = books.tables
+            made = await books.select(tables.jobs, "SELECT * FROM paid_jobs", {})
+            sql = "SELECT * FROM paid_session_requests"
+            served = await books.select(tables.session_requests, sql, {})
+            pool = await books.ledger.pool_status()
+        spent = sum(pool.totals[kind] for kind in (Kind.SETTLE, Kind.LATE, Kind.GRANT))
+        absorbed = [job.absorbed_sats for job in made] + [asked.absorbed_sats for asked in served]
+        assert len(absorbed) == 8
+        assert sum(absorbed) == spent > 0
+
+    play(scenario)
 
 
 def test_nobody_waits_for_the_work(play: Callable[..., None]) -> None:
@@ -442,138 +455,6 @@ def test_a_node_that_is_down(play: Callable[..., None]) -> None:
     play(scenario)
 
 
-async def paid_session(api: Api, deposit_sats: int, secret: bytes | None) -> str:
-    body = {"deposit_sats": deposit_sats}
-    opened = (await api.post("/api/sessions", body, secret)).json()
-    await api.pay(opened)
-    await api.until(f"/api/sessions/{opened['id']}", "state", "active", secret=secret)
-    return str(opened["id"])
-
-
-def test_a_session(play: Callable[..., None]) -> None:
-    """A session's request is decided on its real cost, and only the charge is debited."""
-
-    async def scenario(api: Api, service: Service) -> None:
-        session = f"/api/sessions/{await paid_session(api, 100, BOB)}"
-        body = {"request": TEXT, "id": "request-1"}
-        answers = await asyncio.gather(
-            *(api.post(f"{session}/request", body, BOB) for _ in range(5))
-        )
-        (answer,) = {answer.text for answer in answers}
-        done = answers[0].json()
-        assert done["state"] == "complete", answer
-        assert (done["absorbed_sats"], done["free_tier"]) == (LEFT, True)
-        assert done["charged_sats"] == done["actual_sats"] - LEFT
-        after = (await api.get(session, BOB)).json()
-        assert after["balance_sats"] == after["free_sats"] == 100 - done["charged_sats"]
-        (grant,) = await entries(service, Kind.GRANT)
-        assert (grant[0].rpartition(":")[2], grant[1]) == ("request-1", -LEFT)
-        assert await entries(service, Kind.CREDIT) == [(grant[0], done["charged_sats"] // 2)]
-        other = await api.post(f"{session}/request", {"request": "Other", "id": "request-1"}, BOB)
-        assert other.status_code == 409
-        for secret in (None, ADA):  # it was signed for by another
-            assert (await api.get(session, secret)).status_code == 404
-            for path, body in (("request", {"request": TEXT}), ("close", {"destination": "a@b.c"})):
-                assert (await api.post(f"{session}/{path}", body, secret)).status_code == 404
-        closed = await api.post(f"{session}/close", {"destination": "bob@example.org"}, BOB)
-        assert closed.json()["state"] == "closed"
-        assert closed.json()["refund"]["sats"] == after["balance_sats"]
-        assert closed.json()["refund"]["state"] == "paid"
-
-    play(scenario)
-
-
-def test_a_session_that_is_used_up(play: Callable[..., None]) -> None:
-    """A balance that does not reach is 402 before the work, and never goes below 0."""
-
-    async def scenario(api: Api, service: Service) -> None:
-        session = f"/api/sessions/{await paid_session(api, 100, None)}"
-        answers = await asyncio.gather(
-            *(api.post(f"{session}/request", {"request": TEXT}) for _ in range(20))
-        )
-        by_status = {
-            status: [a.json() for a in answers if a.status_code == status] for status in (200, 402)
-        }
-        assert len(by_status[200]) + len(by_status[402]) == 20
-        assert by_status[402]
-        charged = sum(done["charged_sats"] for done in by_status[200])
-        after = (await api.get(session)).json()
-        assert after["balance_sats"] == 100 - charged >= 0
-        refusal = by_status[402][0]
-        assert refusal["error"] == "InsufficientBalance"
-        assert refusal["needed_sats"] > refusal["free_sats"]
-
-    play(scenario)
-
-
-def test_an_id_that_others_have(play: Callable[..., None]) -> None:
-    """A request's id is its session's: a job, a payment or another session may have it too."""
-
-    async def scenario(api: Api, service: Service) -> None:
-        job = await api.job(BOB, id="an-id-of-job-and-request")
-        for name in ("an-id-of-job-and-request", job["invoice"]["payment_hash"]):
-            for _ in range(2):
-                session = f"/api/sessions/{await paid_session(api, 100, None)}"
-                body = {"request": TEXT, "id": name}
-                done = (await api.post(f"{session}/request", body)).json()
-                assert (done["state"], done["id"], done["absorbed_sats"]) == ("complete", name, 0)
-        await api.pay(job)
-        path = f"/api/jobs/{job['id']}"
-        assert (await api.until(path, "state", "complete", secret=BOB))["absorbed_sats"] == LEFT
-        assert len(await entries(service, Kind.CREDIT)) == 5
-
-    play(scenario)
-
-
-def test_a_refund_that_fails(play: Callable[..., None]) -> None:
-    """A refund whose payment fails is tried once a round, not again and again."""
-
-    async def scenario(api: Api, service: Service) -> None:
-        tries: list[str] = []
-
-        async def fail(bolt11: str, payment_hash: str) -> Outcome:
-            tries.append(bolt11)
-            return Outcome.FAILED
-
-        service.node.pay = fail  # type: ignore[method-assign]
-        job = await api.job(refund_to="ada@example.org")
-        await api.pay(job)
-        await api.until(f"/api/jobs/{job['id']}", "state", "complete")
-        for _ in range(3):
-            await service.round()
-        assert 3 <= len(tries) <= 8  # a round each, and those who brought the job on
-        assert (await api.get(f"/api/jobs/{job['id']}")).json()["refund"]["state"] == "pending"
-
-    play(scenario)
-
-
-def test_a_session_whose_work_fails(play: Callable[..., None]) -> None:
-    """A request whose work fails costs nothing, and leaves nothing held."""
-
-    async def scenario(api: Api, service: Service) -> None:
-        session = f"/api/sessions/{await paid_session(api, 100, None)}"
-        done = (await api.post(f"{session}/request", {"request": TEXT})).json()
-        assert (done["state"], done["error_message"]) == ("failed", "out of order")
-        assert (await api.get(session)).json()["free_sats"] == 100
-
-    play(scenario, work=Broken())
-
-
-def test_a_session_that_is_paid_late(play: Callable[..., None]) -> None:
-    """A deposit that is paid after its invoice expired is the caller's all the same."""
-
-    async def scenario(api: Api, service: Service) -> None:
-        opened = (await api.post("/api/sessions", {"deposit_sats": 50})).json()
-        await asyncio.sleep(0.3)
-        await service.round()
-        path = f"/api/sessions/{opened['id']}"
-        await api.until(path, "state", "expired")
-        await api.pay(opened)
-        assert (await api.until(path, "state", "active"))["balance_sats"] == 50
-
-    play(scenario, invoice_ttl=timedelta(seconds=0.1))
-
-
 def test_an_estimate(play: Callable[..., None]) -> None:
     """An estimate has the price, the caller's own decision and the pool, and writes nothing."""
 
@@ -596,11 +477,6 @@ def test_an_estimate(play: Callable[..., None]) -> None:
 
 def test_a_stale_price_sells_nothing(play: Callable[..., None]) -> None:
     """While the bitcoin price is too old, an estimate is 503 and a job waits, unpriced."""
-
-    class Stale(Settings):
-        def btc_price(self) -> Any:
-            price = super().btc_price()
-            return evolve(price, at=now() - timedelta(hours=1))
 
     async def scenario(api: Api, service: Service) -> None:
         service.settings = service.jobs.settings = Stale(tiers=TIERS, policy=POLICY)

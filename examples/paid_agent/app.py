@@ -170,7 +170,7 @@ def _routes(app: FastAPI) -> None:
     @app.get("/api/sessions/{session_id}", responses=problems(401, 404))
     async def read_session(session_id: InPath, service: Served, identity: Identity) -> SessionOut:
         """A session as it stands. One that an identity opened, to that identity alone."""
-        session = await service.sessions.find(session_id)
+        session = await service.sessions.found(session_id)
         if session.identity not in (None, identity):
             raise UnknownRequest(f"there is no session {session_id!r}")
         return session_out(session)

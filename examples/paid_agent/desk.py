@@ -3,69 +3,109 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from asyncio import Lock
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import TypeVar
+from types import ModuleType
+from typing import Generic, TypeVar
 
+from freetier import StalePrice
 from freetier.errors import IllegalTransition
-from freetier.invoices import Invoice
+from freetier.jobs import Job, Step
+from freetier.sessions import Session
 from freetier.tables import Table
 
 from .lightning import Node, NodeError, Outcome
 from .settings import Settings
-from .store import Books, Overtaken, R, Store
+from .store import Books, Overtaken, Store
 from .work import Done, Work, WorkFailed
 
 log = logging.getLogger("paid_agent")
 _ATTEMPTS = 100
 T = TypeVar("T")
+P = TypeVar("P", Job, Session)
+Event = Callable[[Books, P], Awaitable[P]]
 
 
-class Desk:
+class Desk(ABC, Generic[P]):
     """Does the next steps. What goes over the network is done outside any transaction."""
 
-    def __init__(self, store: Store, node: Node, work: Work, settings: Settings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        node: Node,
+        work: Work,
+        settings: Settings,
+        *,
+        flow: ModuleType,
+        table: Table[P],
+    ) -> None:
         self.store = store
         self.node = node
         self.work = work
         self.settings = settings
+        self._flow = flow  # `freetier.jobs` or `freetier.sessions`: events of the same names
+        self._table: Table[P] = table
         self._busy: dict[str, tuple[Lock, int]] = {}
 
-    @asynccontextmanager
-    async def alone(self, record_id: str) -> AsyncIterator[None]:
-        """Nobody else in this process does this record's next step."""
-        lock, waiting = self._busy.get(record_id, (Lock(), 0))
-        self._busy[record_id] = lock, waiting + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, waiting = self._busy[record_id]
-            if waiting == 1:
-                del self._busy[record_id]
-            else:
-                self._busy[record_id] = lock, waiting - 1
+    @abstractmethod
+    async def own_step(self, record: P) -> Event[P] | None:
+        """Do the part of a step that only this kind has; the rest of it is the event."""
 
-    async def note(
-        self, table: Table[R], record_id: str, event: Callable[[Books, R], Awaitable[R]]
-    ) -> R:
-        """Apply an event to what is noted now, and note what it gives; all of it, or nothing.
+    @abstractmethod
+    def may_be_paid_late(self, record: P) -> bool:
+        """Whether it ended for want of a payment that may have come since."""
 
-        An event that does not fit any more has been overtaken by another one: that one stands.
+    async def find(self, record_id: str) -> P | None:
+        """The record of an id."""
+        async with self.store.reading() as books:
+            return await books.find(self._table, record_id)
+
+    async def take_up(self, record_id: str) -> None:
+        """Bring a record on, also one that ended for want of a payment that has come since."""
+        record = await self.find(record_id)
+        if record is None:
+            return
+        late = record.invoice if self.may_be_paid_late(record) else None
+        if late and await self.node.is_paid(late.id):
+            await self._note_or_not(record, simply(self._flow.paid, late))
+        await self.advance(record_id)
+
+    async def advance(self, record_id: str, *, up_to: Step | None = None) -> P | None:
+        """Do one step after the other, until the record waits for somebody; the record.
+
+        Stops before a step `up_to`. A step that the node does not answer stays the next.
         """
+        record = await self.find(record_id)
+        if record is not None and self._flow.next_step(record) is up_to is not None:
+            return record  # and nobody waits for who is doing that step
+        async with self.alone(record_id):
+            record = await self.find(record_id)
+            while record is not None and self._flow.next_step(record) is not up_to:
+                try:
+                    event = await self._step(record)
+                except (NodeError, StalePrice) as error:
+                    log.warning("%s waits: %s", record_id, error)
+                    return record
+                if event is None:
+                    return record
+                before, record = record, await self._note_or_not(record, event)
+                broke = self._flow.next_step(before) is Step.REFUND_PAYMENT
+                if record.version == before.version or broke:  # to be tried in a later round
+                    return record
+            return record
 
-        async def apply(books: Books) -> R:
-            before = await books.find(table, record_id)
+    async def note(self, record_id: str, event: Event[P]) -> P:
+        """Apply an event to what is noted now, and note what it gives; all of it, or nothing."""
+
+        async def apply(books: Books) -> P:
+            before = await books.find(self._table, record_id)
             assert before is not None
-            try:
-                after = await event(books, before)
-            except IllegalTransition as error:
-                log.info("%s", error)
-                return before
+            after = await event(books, before)
             if after is not before:
-                await books.update(table, before, after)
+                await books.update(self._table, before, after)
             return after
 
         return await self.transact(apply)
@@ -78,19 +118,20 @@ class Desk:
                     return await what(books)
         raise Overtaken
 
-    async def ask_of(self, invoice: Invoice) -> bool | None:
-        """True if it was paid, False if it was not in its time, None if it may still be."""
-        if await self.node.is_paid(invoice.id):
-            return True
-        return False if now() >= invoice.expires_at else None
-
-    async def destination_invoice(self, destination: str, sats: int) -> tuple[str, str] | None:
-        """An invoice to refund by; None, and a line in the log, if there is none now."""
+    @asynccontextmanager
+    async def alone(self, name: str) -> AsyncIterator[None]:
+        """Nobody else in this process does what is done under this name, as a record's id."""
+        lock, waiting = self._busy.get(name, (Lock(), 0))
+        self._busy[name] = lock, waiting + 1
         try:
-            return await self.node.invoice_of(destination, sats)
-        except NodeError as error:
-            log.warning("no refund of %d sats yet: %s", sats, error)
-            return None
+            async with lock:
+                yield
+        finally:
+            lock, waiting = self._busy[name]
+            if waiting == 1:
+                del self._busy[name]
+            else:
+                self._busy[name] = lock, waiting - 1
 
     async def try_to(self, request: str) -> Done:
         """Do the work. Raises `WorkFailed`, whatever it was that broke: a caller is not kept."""
@@ -102,13 +143,67 @@ class Desk:
             log.exception("the work broke")
             raise WorkFailed("the work broke") from error
 
-    async def pay(self, bolt11: str, payment_hash: str) -> Outcome:
-        """Pay a refund; `pending`, and a line in the log, if the node does not say."""
+    async def _note_or_not(self, record: P, event: Event[P]) -> P:
+        """`note`; or the record as it is now, if another event came first and this one is over."""
         try:
-            return await self.node.pay(bolt11, payment_hash)
-        except NodeError as error:
-            log.warning("a refund is not paid yet: %s", error)
-            return Outcome.PENDING
+            return await self.note(record.id, event)
+        except IllegalTransition as error:
+            now_noted = await self.find(record.id)
+            assert now_noted is not None
+            overtaken = now_noted.version != record.version
+            log.log(logging.INFO if overtaken else logging.ERROR, "%s", error)
+            return now_noted
+
+    async def _step(self, record: P) -> Event[P] | None:
+        match self._flow.next_step(record):
+            case Step.PAYMENT:
+                assert record.invoice is not None
+                if await self.node.is_paid(record.invoice.id):
+                    return simply(self._flow.paid, record.invoice)
+                over = now() >= record.invoice.expires_at
+                return simply(self._flow.expired) if over else None
+            case Step.REFUND:
+                return await self._refund_begins(record)
+            case Step.REFUND_PAYMENT:
+                return await self._refund_payment(record)
+            case _:
+                return await self.own_step(record)
+
+    async def _refund_begins(self, record: P) -> Event[P]:
+        """A refund begins, unless its invoice is another refund's: that is paid once only."""
+        refund = record.refund
+        assert refund.destination is not None
+        bolt11, payment_hash = await self.node.invoice_of(refund.destination, refund.sats)
+
+        async def begin(books: Books, record: P) -> P:
+            if await books.is_refunding(payment_hash, record.id):
+                log.warning("%s: its refund's invoice is another refund's", record.id)
+                return record
+            begun: P = self._flow.refund_begun(record, bolt11, payment_hash, at=now())
+            return begun
+
+        return begin
+
+    async def _refund_payment(self, record: P) -> Event[P] | None:
+        refund = record.refund
+        assert refund.bolt11 is not None
+        assert refund.payment_hash is not None
+        match await self.node.pay(refund.bolt11, refund.payment_hash):
+            case Outcome.PAID:
+                return simply(self._flow.refund_paid, refund.payment_hash)
+            case Outcome.FAILED:
+                return simply(self._flow.refund_broken, refund.payment_hash)
+            case Outcome.PENDING:
+                return None
+
+
+def simply(event: Callable[..., P], *arguments: object) -> Event[P]:
+    """An event that asks nothing of the ledger."""
+
+    async def apply(_: Books, record: P) -> P:
+        return event(record, *arguments, at=now())
+
+    return apply
 
 
 def now() -> datetime:

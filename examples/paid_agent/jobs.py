@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from freetier import Conflict, StalePrice, jobs
+from freetier import Conflict, InvalidInput, jobs
 from freetier.jobs import Job, Step
 from freetier.pricing import cost_usd, price_sats
 
-from .desk import Desk, log, now
-from .lightning import NodeError, Outcome
-from .store import Books
-from .work import WorkFailed
+from .desk import Desk, Event, log, now, simply
+from .lightning import Node
+from .settings import Settings
+from .store import Books, Store
+from .work import Work, WorkFailed
 
-Event = Callable[[Books, Job], Awaitable[Job]]
 
-
-class JobDesk(Desk):
+class JobDesk(Desk[Job]):
     """Creates jobs and brings them on."""
+
+    def __init__(self, store: Store, node: Node, work: Work, settings: Settings) -> None:
+        super().__init__(store, node, work, settings, flow=jobs, table=store.tables.jobs)
 
     async def create(
         self, job_id: str, request: str, identity: str | None, refund_to: str | None
@@ -40,89 +41,51 @@ class JobDesk(Desk):
         assert job is not None
         if (job.request, job.identity) != (request, identity):
             raise Conflict(f"job {job_id!r} is another one")
+        if refund_to not in (None, job.refund.destination):
+            raise Conflict(f"job {job_id!r} has another destination for its refund, or none")
         return job, made
 
     async def refund_to(self, job_id: str, destination: str) -> Job:
-        """Say where a refund goes, and have it paid if it is owed."""
-        return await self.note(self.store.tables.jobs, job_id, _simply(jobs.refund_to, destination))
+        """Say where a refund goes. Raises `Conflict` when its payment has begun elsewhere."""
+        return await self.note(job_id, simply(jobs.refund_to, destination))
 
-    async def find(self, job_id: str) -> Job | None:
-        """The job of an id."""
-        async with self.store.reading() as books:
-            return await books.find(books.tables.jobs, job_id)
+    def may_be_paid_late(self, job: Job) -> bool:
+        """See `Desk.may_be_paid_late`."""
+        return job.expired
 
-    async def take_up(self, job_id: str) -> None:
-        """Bring a job on, also one that failed for want of a payment that has come since."""
-        job = await self.find(job_id)
-        if job and job.expired and job.invoice and await self.node.is_paid(job.invoice.id):
-            await self.note(self.store.tables.jobs, job_id, _simply(jobs.paid, job.invoice))
-        await self.advance(job_id)
-
-    async def advance(self, job_id: str, *, up_to: Step | None = None) -> Job | None:
-        """Do one step after the other, until the job waits for somebody; the job.
-
-        Stops before a step `up_to`. A step that the node does not answer stays the next.
-        """
-        job = await self.find(job_id)
-        if job is not None and jobs.next_step(job) is up_to is not None:
-            return job  # and nobody waits for who is doing that step
-        async with self.alone(job_id):
-            job = await self.find(job_id)
-            while job is not None and jobs.next_step(job) is not up_to:
-                try:
-                    event = await self._step(job)
-                except (NodeError, StalePrice) as error:
-                    log.warning("job %s waits: %s", job_id, error)
-                    return job
-                if event is None:
-                    return job
-                before, job = job, await self.note(self.store.tables.jobs, job_id, event)
-                broke = jobs.next_step(before) is Step.REFUND_PAYMENT
-                if job.version == before.version or broke:  # to be tried in a later round
-                    return job
-            return job
-
-    async def _step(self, job: Job) -> Event | None:  # noqa: PLR0911  # one line a step reads best
-        """Do the part of the next step that is not a matter of our books; the rest is the event."""
+    async def own_step(self, job: Job) -> Event[Job] | None:  # noqa: PLR0911  # a line a step
+        """See `Desk.own_step`."""
         match jobs.next_step(job):
             case Step.INVOICE:
                 stage = "eval" if job.work_amount_sats is None else "work"
                 made = await self.node.invoice(
                     f"{job.id}:{stage}", job.asked_sats, self.settings.invoice_ttl, "text work"
                 )
-                return _simply(jobs.invoiced, made)
-            case Step.PAYMENT:
-                assert job.invoice is not None
-                paid = await self.ask_of(job.invoice)
-                if paid is None:
-                    return None
-                return _simply(jobs.paid, job.invoice) if paid else _simply(jobs.expired)
+                return simply(jobs.invoiced, made)
             case Step.EVALUATION:
                 return self._evaluation(job)
-            case Step.WORK:
-                return await self._work(job)
             case Step.GRANT:
                 return self._grant
+            case Step.WORK:
+                return await self._work(job)
             case Step.SETTLEMENT:
                 return _settle
             case Step.RELEASE:
                 return _release
-            case Step.REFUND:
-                assert job.refund.destination is not None
-                to = await self.destination_invoice(job.refund.destination, job.refund.sats)
-                return to and _refund_by(*to)
-            case Step.REFUND_PAYMENT:
-                return await self._refund(job)
             case _:
                 return None
 
-    def _evaluation(self, job: Job) -> Event:
-        verdict = self.work.expect(job.request)
-        if verdict.refused is not None:
-            return _simply(jobs.rejected, verdict.refused)
+    def _evaluation(self, job: Job) -> Event[Job]:
         rates = self.settings.rates()
-        tokens = {"input_tokens": verdict.input_tokens, "output_tokens": verdict.output_tokens}
-        price, cost = price_sats(rates, **tokens), cost_usd(rates, **tokens)
+        try:
+            verdict = self.work.expect(job.request)
+            if verdict.refused is not None:
+                return simply(jobs.rejected, verdict.refused)
+            tokens = {"input_tokens": verdict.input_tokens, "output_tokens": verdict.output_tokens}
+            price, cost = price_sats(rates, **tokens), cost_usd(rates, **tokens)
+        except Exception:
+            log.exception("job %s: its evaluation broke", job.id)
+            return _failing("the evaluation broke")
 
         async def price_and_grant(books: Books, job: Job) -> Job:
             priced = jobs.priced(job, price, estimated_cost_usd=cost, rates=rates, at=now())
@@ -131,86 +94,53 @@ class JobDesk(Desk):
         return price_and_grant
 
     async def _grant(self, books: Books, job: Job) -> Job:
-        try:
-            grant = await books.ledger.reserve(jobs.request_of(job), ttl=self.settings.grant_ttl)
-        except Conflict:  # something else has this id in the ledger, and it will stay so
-            return jobs.work_failed(job, "its id was used before", at=now())
+        grant = await books.ledger.reserve(jobs.request_of(job), ttl=self.settings.grant_ttl)
         return jobs.granted(job, grant, at=now())
 
-    async def _work(self, job: Job) -> Event:
+    async def _work(self, job: Job) -> Event[Job]:
+        rates = self.settings.rates_of(job)
         try:
             done = await self.try_to(job.request)
+            tokens = {"input_tokens": done.input_tokens, "output_tokens": done.output_tokens}
+            figures = {"actual_sats": price_sats(rates, **tokens), **tokens}
+            cost = cost_usd(rates, **tokens)
+            jobs.worked(job, done.result, **figures, actual_cost_usd=cost, at=now())
         except WorkFailed as error:
-            message = str(error)
-
-            async def fail(books: Books, job: Job) -> Job:
-                return await _release(books, jobs.work_failed(job, message, at=now()))
-
-            return fail
-        rates = self.settings.rates_of(job)
-        tokens = {"input_tokens": done.input_tokens, "output_tokens": done.output_tokens}
+            return _failing(str(error))
+        except InvalidInput as error:  # no text that can be kept, or no figures
+            log.error("job %s: what the work gave: %s", job.id, error)
+            return _failing("the work gave nothing that can be kept")
 
         async def work_and_settle(books: Books, job: Job) -> Job:
-            worked = jobs.worked(
-                job,
-                done.result,
-                actual_sats=price_sats(rates, **tokens),
-                actual_cost_usd=cost_usd(rates, **tokens),
-                **tokens,
-                at=now(),
-            )
+            worked = jobs.worked(job, done.result, **figures, actual_cost_usd=cost, at=now())
             return await _settle(books, worked)
 
         return work_and_settle
-
-    async def _refund(self, job: Job) -> Event | None:
-        refund = job.refund
-        assert refund.bolt11 is not None
-        assert refund.payment_hash is not None
-        match await self.pay(refund.bolt11, refund.payment_hash):
-            case Outcome.PAID:
-                return _simply(jobs.refund_paid, refund.payment_hash)
-            case Outcome.FAILED:
-                return _simply(jobs.refund_broken, refund.payment_hash)
-            case Outcome.PENDING:
-                return None
 
 
 async def _settle(books: Books, job: Job) -> Job:
     """Settle, and credit the pool with what the caller paid in the end."""
     settlement = jobs.settlement_without_grant(job)
     if settlement is None:
-        settlement = await books.ledger.settle(job.id, job.actual_sats)
+        settlement = await books.ledger.settle(job.ledger_id, job.actual_sats)
     if settlement.charged_sats:
         assert job.work_invoice is not None
         await books.ledger.credit(job.work_invoice.id, settlement.charged_sats)
     return jobs.completed(job, settlement, at=now())
 
 
+def _failing(message: str) -> Event[Job]:
+    """The evaluation or the work broke."""
+
+    async def fail(books: Books, job: Job) -> Job:
+        return await _release(books, jobs.work_failed(job, message, at=now()))
+
+    return fail
+
+
 async def _release(books: Books, job: Job) -> Job:
     """Give back what the pool holds, unless it has already expired."""
     if job.free_tier:
         with suppress(Conflict):
-            await books.ledger.release(job.id)
+            await books.ledger.release(job.ledger_id)
     return jobs.failed(job, at=now())
-
-
-def _refund_by(bolt11: str, payment_hash: str) -> Event:
-    """A refund begins, unless its invoice is another refund's: that is paid once only."""
-
-    async def apply(books: Books, job: Job) -> Job:
-        if await books.is_refunding(payment_hash, job.id):
-            log.warning("job %s: its refund's invoice is another refund's", job.id)
-            return job
-        return jobs.refund_begun(job, bolt11, payment_hash, at=now())
-
-    return apply
-
-
-def _simply(event: Callable[..., Job], *arguments: object) -> Event:
-    """An event that asks nothing of the ledger."""
-
-    async def apply(_: Books, job: Job) -> Job:
-        return event(job, *arguments, at=now())
-
-    return apply

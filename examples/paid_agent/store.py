@@ -60,6 +60,12 @@ class Books:
         values = {"hash": payment_hash, "id": but_for}
         return (await self.connection.execute(sql, values)).first() is not None
 
+    async def promised_elsewhere(self, session: Session) -> int:
+        """What the identity's other sessions count on from the pool, in sats."""
+        values = {"identity": session.identity, "session_id": session.id}
+        found = await self.connection.execute(text(self.tables.promised_elsewhere), values)
+        return int(found.scalar_one())
+
     async def unfinished(self, table: Table[R], after: str) -> list[R]:
         """A page of the records that have a next step."""
         return await self._read(table, table.unfinished, {"after": after, "most": PAGE})
