@@ -17,6 +17,7 @@ from examples.paid_agent.lightning import NodeError
 from examples.paid_agent.paper import PaperNode
 from examples.paid_agent.service import Service
 from examples.paid_agent.settings import Settings
+from examples.paid_agent.work import Done, TextFacts, Verdict
 from freetier import Kind
 
 from .nostr_signer import pubkey_of
@@ -85,6 +86,7 @@ def test_partial(play: Callable[..., None]) -> None:
         assert done["refund"] == {
             "sats": PRICE - LEFT - charged,
             "state": "pending",
+            "destination": None,
             "payment_hash": None,
         }
         assert await entries(service, Kind.CREDIT) == [
@@ -308,12 +310,12 @@ def test_one_invoice_for_two_refunds(play: Callable[..., None]) -> None:
         for job in (first, second):
             await api.pay(job)
             await api.until(f"/api/jobs/{job['id']}", "state", "complete")
-            to = {"destination": "the-same"}
+            to = {"destination": "the-same@example.org"}
             await api.post(f"/api/jobs/{job['id']}/refund", to)
         paths = [f"/api/jobs/{job['id']}" for job in (first, second)]
         states = [(await api.get(path)).json()["refund"]["state"] for path in paths]
         assert states == ["paid", "pending"]
-        answer = await api.post(f"{paths[1]}/refund", {"destination": "another"})
+        answer = await api.post(f"{paths[1]}/refund", {"destination": "another@example.org"})
         assert answer.json()["refund"]["state"] == "paid"
 
     play(scenario)
@@ -427,6 +429,98 @@ def test_a_notice_before_the_invoice_was_noted(play: Callable[..., None]) -> Non
         assert done["invoice"]["payment_hash"] == stored.invoice.id
 
     play(scenario)
+
+
+def test_a_notice_of_anything(play: Callable[..., None], settings: Settings) -> None:
+    """A notice is of a payment hash, is looked into once at a time, and not too many at once."""
+
+    class Slow(PaperNode):
+        asked = 0
+
+        async def key_of(self, invoice_id: str) -> str | None:
+            self.asked += 1
+            await asyncio.sleep(0.2)
+            return None
+
+    async def scenario(api: Api, service: Service) -> None:
+        node = Slow(service.store)
+        service.node = node
+        for wrong in ("x", "0" * 63, "0" * 65, "G" * 64, "0" * 63 + "é"):
+            answer = await api.post("/api/lightning/notice", {"payment_hash": wrong})
+            assert answer.status_code == 422
+        same = [api.post("/api/lightning/notice", {"payment_hash": "0" * 64}) for _ in range(50)]
+        assert {answer.status_code for answer in await asyncio.gather(*same)} == {202}
+        await asyncio.sleep(0.5)
+        assert 1 <= node.asked <= 3
+        many = [
+            api.post("/api/lightning/notice", {"payment_hash": f"{number:064}"})
+            for number in range(200)
+        ]
+        answers = await asyncio.gather(*many)
+        assert {answer.status_code for answer in answers} == {202, 503}
+        assert "Retry-After" in next(a for a in answers if a.status_code == 503).headers
+
+    play(scenario)
+
+
+def test_slow_work_keeps_nobody(settings: Settings) -> None:
+    """While work takes for ever, others' payments are found by polling, and expiries too."""
+
+    class Stuck(TextFacts):
+        async def do(self, request: str) -> Done:
+            if "stuck" in request:
+                await asyncio.sleep(3600)
+            return await super().do(request)
+
+    async def scenario(api: Api, service: Service) -> None:
+        stuck = [await api.job(ADA, request=f"stuck {number}") for number in range(15)]
+        session = await paid_session(api, 100, None)
+        waiting = asyncio.create_task(
+            api.post(f"/api/sessions/{session}/request", {"request": "stuck"})
+        )
+        job = await api.job()
+        assert isinstance(service.node, PaperNode)
+        await service.node.receive(job["invoice"]["payment_hash"])  # and nobody tells the service
+        await api.until(f"/api/jobs/{job['id']}", "state", "executing", "complete")
+        state = (await api.get(f"/api/jobs/{stuck[0]['id']}", ADA)).json()["state"]
+        assert state == "executing"
+        waiting.cancel()
+
+    async def run() -> None:
+        polling = evolve(settings, poll=timedelta(seconds=0.1))
+        async with served(polling, work=Stuck()) as (api, service):
+            await scenario(api, service)
+
+    asyncio.run(run())
+
+
+def test_what_breaks_for_one_late_payer(settings: Settings) -> None:
+    """A node that does not answer for one invoice is asked for the others all the same."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        jobs = [await api.job() for _ in range(3)]
+        hashes = [job["invoice"]["payment_hash"] for job in jobs]
+        await asyncio.sleep(0.2)
+        await service.round()
+        real = service.node
+        assert isinstance(real, PaperNode)
+        for job in jobs:
+            await api.until(f"/api/jobs/{job['id']}", "state", "failed")
+            await real.receive(job["invoice"]["payment_hash"])
+
+        class Partly(PaperNode):
+            async def is_paid(self, invoice_id: str) -> bool:
+                if invoice_id == hashes[0]:
+                    raise NodeError("no answer")
+                return await super().is_paid(invoice_id)
+
+        service.jobs.node = Partly(service.store)
+        await service.round()
+        for job in jobs[1:]:
+            await api.until(f"/api/jobs/{job['id']}", "state", "complete")
+        assert (await api.get(f"/api/jobs/{jobs[0]['id']}")).json()["state"] == "failed"
+
+    played(settings, scenario, invoice_ttl=timedelta(seconds=0.1))
 
 
 def test_a_node_that_is_down(play: Callable[..., None]) -> None:
@@ -547,6 +641,38 @@ def test_bad_input(play: Callable[..., None], path: str, body: object, where: st
         assert refused.json()["detail"].startswith(f"{where}: ")
 
     play(scenario)
+
+
+@pytest.mark.parametrize(
+    "destination",
+    ["hello", "LNURL1DP68GURN8GHJ7", "ada@", "@example.org", "Ada@example.org", "lnbc", "a@b c"],
+)
+def test_where_no_refund_can_go(play: Callable[..., None], destination: str) -> None:
+    """What is neither a Lightning address nor an invoice is refused where it is said."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        answer = await api.post("/api/jobs", {"request": TEXT, "refund_to": destination})
+        assert (answer.status_code, "body.refund_to" in answer.json()["detail"]) == (422, True)
+        job = await api.job()
+        to = {"destination": destination}
+        answer = await api.post(f"/api/jobs/{job['id']}/refund", to)
+        assert (answer.status_code, "body.destination" in answer.json()["detail"]) == (422, True)
+
+    play(scenario)
+
+
+def test_a_mistake_of_the_services_own(play: Callable[..., None]) -> None:
+    """What the library refuses and no caller sent is a 500, not the caller's fault."""
+
+    class Odd(TextFacts):
+        def expect(self, request: str) -> Verdict:
+            return Verdict(None, -1, -1)
+
+    async def scenario(api: Api, service: Service) -> None:
+        answer = await api.get("/api/estimate?request=hello")
+        assert (answer.status_code, answer.json()["title"]) == (500, "Internal Server Error")
+
+    play(scenario, work=Odd())
 
 
 def test_a_body_that_is_too_long(play: Callable[..., None]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import closing
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from freetier import InvalidInput, jobs, sessions, tables
 from freetier.jobs import Invoice, Job
 from freetier.tables import Tables
+from freetier.values import to_us
 
 from .job_examples import LATER, NOW, created, situations
 from .postgres_server import Server, database_name
-from .test_sessions import DEPOSIT, active, under_way
+from .test_sessions import DEPOSIT, active, new, under_way
 
 SITUATIONS = situations()
 SCHEMA = """the "host's" own"""
@@ -135,12 +137,74 @@ def test_sessions_are_read_back(run: Run) -> None:
     run(there_and_back)
 
 
+def test_what_expired_is_found(run: Run) -> None:
+    """What ended for want of a payment is found, since a time, page by page, and nothing else."""
+
+    async def listed(connection: AsyncConnection, there: Tables) -> None:
+        table = there.jobs
+        made = [
+            evolve(other(job, number), updated_at=NOW + timedelta(seconds=number // 2))
+            for number, job in enumerate([*SITUATIONS.values()] * 3)
+        ]
+        for job in made:
+            await rows(connection, table.insert, table.row(job))
+        for since in (NOW - timedelta(seconds=1), NOW + timedelta(seconds=9)):
+            found: list[Job] = []
+            values = {"since_us": to_us(since), "after": "", "most": 2}
+            while page := await rows(connection, table.expired, values):
+                found += [table.record(row) for row in page]
+                values |= {"since_us": to_us(found[-1].updated_at), "after": found[-1].id}
+            wanted = [job for job in made if job.expired and job.updated_at > since]
+            assert [job.id for job in found] == [
+                job.id for job in sorted(wanted, key=lambda job: (job.updated_at, job.id))
+            ]
+            assert wanted
+        session = sessions.expired(sessions.invoiced(new(), DEPOSIT, at=NOW), at=LATER)
+        await rows(connection, there.sessions.insert, there.sessions.row(session))
+        since_then = {"since_us": to_us(NOW), "after": "", "most": 9}
+        (expired,) = await rows(connection, there.sessions.expired, since_then)
+        assert there.sessions.record(expired) == session
+        assert await rows(connection, there.session_requests.expired, since_then) == []
+
+    run(listed)
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        (lambda there: there.jobs.unfinished, "paid_jobs_unfinished"),
+        (lambda there: there.jobs.expired, "paid_jobs_expired"),
+        (lambda there: there.sessions.unfinished, "paid_sessions_unfinished"),
+        (lambda there: there.sessions.expired, "paid_sessions_expired"),
+        (lambda there: there.session_requests.unfinished, "paid_session_requests_unfinished"),
+        (lambda there: there.promised_elsewhere, "paid_sessions_promised"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_rounds_read_by_an_index(run: Run, statement: Callable[[Tables], str], index: str) -> None:
+    """What a service asks for again and again has an index of its own, on both databases."""
+
+    async def planned(connection: AsyncConnection, there: Tables) -> None:
+        sqlite = connection.dialect.name == "sqlite"
+        if not sqlite:
+            await connection.execute(text("SET LOCAL enable_seqscan = off"))
+            await connection.execute(text("SET LOCAL enable_bitmapscan = off"))
+        values = {"after": "", "since_us": 0, "most": 9, "identity": "ada", "session_id": "x"}
+        explain = "EXPLAIN QUERY PLAN" if sqlite else "EXPLAIN"
+        sql = text(f"{explain} {statement(there)}")
+        bound = {name: values[name] for name in values if f":{name}" in str(sql)}
+        plan = (await connection.execute(sql, bound)).all()
+        assert index in str(plan)
+
+    run(planned)
+
+
 def test_what_is_promised_elsewhere_is_found(run: Run) -> None:
     """It is the sum over an identity's sessions but one; 0 where there are none."""
 
     async def summed(connection: AsyncConnection, there: Tables) -> None:
         session, _ = under_way()
-        assert (session.promised_sats, session.invoice) == (60, DEPOSIT)
+        assert session.promised_sats == 60
         for number, identity in enumerate(["ada", "ada", "ada", "bob", None]):
             invoice = evolve(DEPOSIT, id=f"hash-{number}")
             made = evolve(session, id=f"session-{number}", identity=identity, invoice=invoice)

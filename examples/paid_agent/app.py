@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated
@@ -17,9 +18,10 @@ from freetier import InvalidInput, UnknownRequest, http
 from freetier.jobs import Step
 from freetier.nostr import verify_nip98
 from freetier.starlette import add_handlers, to_response
-from freetier.values import check_id
 
 from . import page
+from .background import Crowded
+from .desk import log
 from .lightning import Node, NodeError
 from .limits import BodyLimit
 from .paper import PaperNode
@@ -46,7 +48,10 @@ from .schemas import (
 from .service import Service, running
 from .sessions import Refused
 from .settings import Settings
+from .store import Overtaken
 from .work import Work
+
+_PAYMENT_HASH = re.compile("[0-9a-f]{64}")
 
 
 def create_app(
@@ -72,6 +77,9 @@ def create_app(
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Refused, _on_refused)
     app.add_exception_handler(NodeError, _on_node_error)
+    app.add_exception_handler(Crowded, _on_too_much)
+    app.add_exception_handler(Overtaken, _on_too_much)
+    app.add_exception_handler(InvalidInput, _on_a_mistake_of_ours)
     app.add_middleware(BodyLimit, most_bytes=100_000)
     _routes(app)
     if settings.lnbits_url is None:
@@ -130,7 +138,7 @@ def _routes(app: FastAPI) -> None:
         _, made = await service.jobs.create(job_id, new.request, identity, new.refund_to)
         job = await service.jobs.advance(job_id, up_to=Step.WORK)
         assert job is not None
-        service.spawn(service.jobs.advance(job_id))
+        service.bring_on_job(job_id)
         response.status_code = 201 if made else 200
         return job_out(job)
 
@@ -211,7 +219,7 @@ def _routes(app: FastAPI) -> None:
     async def notice(request: Request, service: Served) -> dict[str, str]:
         """The node's webhook. Anybody may call it, so it is only a reason to ask the node."""
         invoice_id = _notice_of(await request.body())
-        service.spawn(service.notice(invoice_id))
+        service.notice(invoice_id)
         return {"heard": invoice_id}
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -227,7 +235,7 @@ def _paper_routes(app: FastAPI) -> None:
         assert isinstance(service.node, PaperNode)
         if not await service.node.receive(payment_hash):
             raise UnknownRequest(f"there is no invoice {payment_hash!r}")
-        service.spawn(service.notice(payment_hash))
+        service.notice(payment_hash)
         return {"paid": payment_hash}
 
 
@@ -237,9 +245,12 @@ def _notice_of(body: bytes) -> str:
         payment = json.loads(body)
         if isinstance(payment, str):
             payment = json.loads(payment)
-        return check_id("payment_hash", payment["payment_hash"])
+        payment_hash = payment["payment_hash"]
+        if _PAYMENT_HASH.fullmatch(payment_hash):
+            return str(payment_hash)
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise InvalidInput("payment_hash", None, "a payment, in JSON") from None
+        pass
+    raise HTTPException(422, "payment_hash: expected a payment, in JSON")
 
 
 async def _on_bad_request(request: Request, error: Exception) -> Response:
@@ -256,6 +267,16 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 async def _on_refused(request: Request, error: Exception) -> Response:
     return _answer(request, 422, f"request: {error}")
+
+
+async def _on_too_much(request: Request, _: Exception) -> Response:
+    return _answer(request, 503, "There is too much to do just now.", {"Retry-After": "5"})
+
+
+async def _on_a_mistake_of_ours(request: Request, error: Exception) -> Response:
+    """What callers send was checked before: what the library still refuses is of our making."""
+    log.error("%s", error, exc_info=error)
+    return _answer(request, 500, "The service made a mistake.")
 
 
 async def _on_node_error(request: Request, _: Exception) -> Response:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from asyncio import Lock
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import ModuleType
 from typing import Generic, TypeVar
@@ -20,6 +19,7 @@ from freetier.tables import Table
 from .lightning import Node, NodeError, Outcome
 from .settings import Settings
 from .store import Books, Overtaken, Store
+from .turns import Turns
 from .work import Done, Work, WorkFailed
 
 log = logging.getLogger("paid_agent")
@@ -48,7 +48,7 @@ class Desk(ABC, Generic[P]):
         self.settings = settings
         self._flow = flow  # `freetier.jobs` or `freetier.sessions`: events of the same names
         self._table: Table[P] = table
-        self._busy: dict[str, tuple[Lock, int]] = {}
+        self._turns = Turns()
 
     @abstractmethod
     async def own_step(self, record: P) -> Event[P] | None:
@@ -64,14 +64,12 @@ class Desk(ABC, Generic[P]):
             return await books.find(self._table, record_id)
 
     async def take_up(self, record_id: str) -> None:
-        """Bring a record on, also one that ended for want of a payment that has come since."""
+        """Go on with a record that ended for want of a payment, if that has come since."""
         record = await self.find(record_id)
-        if record is None:
-            return
-        late = record.invoice if self.may_be_paid_late(record) else None
-        if late and await self.node.is_paid(late.id):
-            await self._note_or_not(record, simply(self._flow.paid, late))
-        await self.advance(record_id)
+        if record is not None and self.may_be_paid_late(record):
+            invoice = record.invoice
+            if invoice and await self.node.is_paid(invoice.id):
+                await self._note_or_not(record, simply(self._flow.paid, invoice))
 
     async def advance(self, record_id: str, *, up_to: Step | None = None) -> P | None:
         """Do one step after the other, until the record waits for somebody; the record.
@@ -81,7 +79,7 @@ class Desk(ABC, Generic[P]):
         record = await self.find(record_id)
         if record is not None and self._flow.next_step(record) is up_to is not None:
             return record  # and nobody waits for who is doing that step
-        async with self.alone(record_id):
+        async with self._turns.alone(record_id):
             record = await self.find(record_id)
             while record is not None and self._flow.next_step(record) is not up_to:
                 try:
@@ -117,21 +115,6 @@ class Desk(ABC, Generic[P]):
                 async with self.store.writing() as books:
                     return await what(books)
         raise Overtaken
-
-    @asynccontextmanager
-    async def alone(self, name: str) -> AsyncIterator[None]:
-        """Nobody else in this process does what is done under this name, as a record's id."""
-        lock, waiting = self._busy.get(name, (Lock(), 0))
-        self._busy[name] = lock, waiting + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, waiting = self._busy[name]
-            if waiting == 1:
-                del self._busy[name]
-            else:
-                self._busy[name] = lock, waiting - 1
 
     async def try_to(self, request: str) -> Done:
         """Do the work. Raises `WorkFailed`, whatever it was that broke: a caller is not kept."""

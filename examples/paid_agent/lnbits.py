@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from asyncio import Lock
-from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +12,7 @@ from freetier.invoices import Invoice
 
 from .lightning import NodeError, Outcome
 from .lnurl import invoice_of_address
+from .turns import Turns
 
 _OUTCOMES = {"success": Outcome.PAID, "pending": Outcome.PENDING, "failed": Outcome.FAILED}
 
@@ -33,11 +32,11 @@ class LNbitsNode:
         )
         self._webhook = webhook
         self._plain_addresses = plain_addresses
-        self._making: defaultdict[str, Lock] = defaultdict(Lock)
+        self._making = Turns()
 
     async def invoice(self, key: str, sats: int, ttl: timedelta, memo: str) -> Invoice:
         """See `Node.invoice`."""
-        async with self._making[key]:
+        async with self._making.alone(key):
             made = await self._made(key) or await self._call(
                 "POST",
                 "/api/v1/payments",
@@ -51,7 +50,6 @@ class LNbitsNode:
                     "webhook": self._webhook,
                 },
             )
-        self._making.pop(key, None)
         return Invoice(
             made["payment_hash"],
             made["bolt11"],
@@ -75,9 +73,9 @@ class LNbitsNode:
         if "@" in destination:
             bolt11 = await invoice_of_address(destination, sats, plain=self._plain_addresses)
         decoded = await self._decoded(bolt11)
-        if decoded["amount_msat"] != sats * 1000:
-            raise NodeError(f"the invoice of {destination} is not over {sats} sats")
-        return bolt11, decoded["payment_hash"]
+        if decoded.get("amount_msat") != sats * 1000:
+            raise NodeError(f"the invoice of {destination[:40]} is not over {sats} sats")
+        return bolt11, str(decoded["payment_hash"])
 
     async def pay(self, bolt11: str, payment_hash: str) -> Outcome:
         """See `Node.pay`."""
@@ -116,10 +114,13 @@ class LNbitsNode:
     async def _expires_at(self, bolt11: str) -> float:
         """As the invoice itself says, in seconds since 1970; an hour is BOLT 11's default."""
         decoded = await self._decoded(bolt11)
-        return float(decoded["date"] + (decoded["expiry"] or 3600))
+        return float(decoded["date"] + (decoded.get("expiry") or 3600))
 
-    async def _decoded(self, bolt11: str) -> Any:
-        return await self._call("POST", "/api/v1/payments/decode", {"data": bolt11})
+    async def _decoded(self, bolt11: str) -> dict[str, Any]:
+        decoded = await self._call("POST", "/api/v1/payments/decode", {"data": bolt11})
+        if not isinstance(decoded, dict) or not {"payment_hash", "date"} <= decoded.keys():
+            raise NodeError(f"{bolt11[:40]} is no invoice")
+        return decoded
 
     async def _call(
         self, method: str, path: str, body: object = None, params: dict[str, str] | None = None

@@ -22,8 +22,15 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST, patter
 # Who knows the id of a job or a session may read it, and say where its refund goes.
 Secret = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{20,64}$")]
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
+# A Lightning address (LUD-16) or a BOLT11 invoice.
 Destination = Annotated[
-    str, StringConstraints(min_length=3, max_length=2000, pattern=r"^[A-Za-z0-9@._:+-]+$")
+    str,
+    StringConstraints(
+        min_length=3,
+        max_length=2000,
+        pattern=r"^([a-z0-9._+-]{1,64}@[a-z0-9.-]{1,253}(:[0-9]{1,5})?"
+        r"|[lL][nN]([bB][cC]|[tT][bB]|[bB][cC][rR][tT])[0-9a-zA-Z]+)$",
+    ),
 ]
 # JSON has one kind of number: 5.0 is the whole number 5, says JSON Schema.
 Whole = BeforeValidator(lambda got: int(got) if type(got) is float and got.is_integer() else got)
@@ -82,6 +89,7 @@ class InvoiceOut(BaseModel):
 class RefundOut(BaseModel):
     sats: Sats
     state: jobs.RefundState
+    destination: str | None
     payment_hash: str | None
 
 
@@ -229,7 +237,12 @@ def job_out(job: Job) -> JobOut:
 
 
 def refund_out(refund: jobs.Refund) -> RefundOut:
-    return RefundOut(sats=refund.sats, state=refund.state, payment_hash=refund.payment_hash)
+    return RefundOut(
+        sats=refund.sats,
+        state=refund.state,
+        destination=refund.destination,
+        payment_hash=refund.payment_hash,
+    )
 
 
 def session_out(session: Session) -> SessionOut:

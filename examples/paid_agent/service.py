@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from functools import partial
 from uuid import uuid4
 
 from attrs import define, field
 
-from freetier import Request
+from freetier import Request, jobs
+from freetier.jobs import Step
 from freetier.pricing import Estimate, estimate, price_sats
 from freetier.tables import Table
-from freetier.values import to_us
 
 from . import paper
-from .desk import log, now
+from .background import Crew
+from .desk import P, log, now
 from .jobs import JobDesk
 from .lightning import Node
 from .lnbits import LNbitsNode
@@ -29,7 +30,9 @@ from .work import TextFacts, Work
 LATE = timedelta(days=1)
 """How long after an invoice expired the node is still asked whether it was paid after all."""
 AT_ONCE = 10
-"""How many records a round brings on at once; callers get what is left of the connections."""
+"""How many of each kind are brought on at once; callers get what is left of the connections."""
+MOST_NOTICES = 100
+"""How many notices are looked into; who sends more is told to come again, or a round finds it."""
 
 
 @define
@@ -42,25 +45,35 @@ class Service:
     work: Work
     jobs: JobDesk
     sessions: SessionDesk
-    _running: set[asyncio.Task[object]] = field(factory=set)
+    _quick: Crew = field(factory=lambda: Crew(AT_ONCE))
+    _works: Crew = field(factory=lambda: Crew(AT_ONCE))
+    _notices: Crew = field(factory=lambda: Crew(AT_ONCE, MOST_NOTICES))
 
-    def spawn(self, what: Coroutine[Any, Any, object]) -> None:
-        """Do it in the background. What it leaves undone is done by the next round."""
+    def bring_on_job(self, job_id: str) -> asyncio.Task[None]:
+        """In the background: every step that is due. Work has a crew of its own: it may be slow."""
 
-        async def logged() -> None:
-            try:
-                await what
-            except Exception:
-                log.exception("left for the next round")
+        async def until_work() -> None:
+            job = await self.jobs.advance(job_id, up_to=Step.WORK)
+            if job is not None and jobs.next_step(job) is Step.WORK:
+                self._works.start(job_id, lambda: self.jobs.advance(job_id))
 
-        task: asyncio.Task[object] = asyncio.create_task(logged())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        return self._quick.start(f"job {job_id}", until_work)
 
-    async def notice(self, invoice_id: str) -> None:
+    def bring_on_session(self, session_id: str) -> asyncio.Task[None]:
+        """In the background: every step that is due."""
+        return self._quick.start(f"session {session_id}", lambda: self.sessions.advance(session_id))
+
+    def notice(self, invoice_id: str) -> asyncio.Task[None]:
         """The node, or somebody who claims to be it, says that an invoice was paid: ask the node.
 
-        Also one that was made, and paid, before it could be noted: its key says what it is for.
+        Raises `Crowded`.
+        """
+        return self._notices.start(invoice_id, lambda: self._look_into(invoice_id))
+
+    async def _look_into(self, invoice_id: str) -> None:
+        """Also an invoice that was made, and paid, before it could be noted: its key says for what.
+
+        And one that was paid after its job or session had given it up.
         """
         async with self.store.reading() as books:
             known = await books.by_invoice(invoice_id)
@@ -70,7 +83,10 @@ class Service:
         else:
             record_id = known.id
         if record_id:
-            await self._bring_on(record_id)
+            await self.jobs.take_up(record_id)
+            await self.sessions.take_up(record_id)
+            self.bring_on_job(record_id)
+            self.bring_on_session(record_id)
 
     async def estimate(self, request: str, identity: str | None) -> Estimate:
         """What a job would cost, and who would pay; nothing is written. Raises `Refused`."""
@@ -88,24 +104,26 @@ class Service:
         return estimate(rates, **tokens, decision=decision, pool=pool)
 
     async def round(self) -> None:
-        """Bring on everything that has a next step, and what may have been paid late."""
-        tables, few = self.store.tables, asyncio.Semaphore(AT_ONCE)
+        """Bring on everything that has a next step, and what may have been paid late.
 
-        async def in_turn(what: Coroutine[Any, Any, object]) -> None:
-            async with few:
-                await what
+        What is slow is waited for no longer than for two rounds, and goes on by itself.
+        """
+        tables = self.store.tables
+        async for found in self._unfinished(tables.jobs):
+            await self._begun([self.bring_on_job(job.id) for job in found])
+        async for due in self._unfinished(tables.sessions):
+            await self._begun([self.bring_on_session(session.id) for session in due])
+        async for asked in self._unfinished(tables.session_requests):
+            for request in asked:
+                self._works.start(request.id, partial(self.sessions.resume, request.id))
+        for late in (self._lately_expired(tables.jobs), self._lately_expired(tables.sessions)):
+            async for ids in late:
+                await self._begun(
+                    [self._quick.start(f"invoice {of}", partial(self._look_into, of)) for of in ids]
+                )
 
-        async for job in self._unfinished(tables.jobs):
-            self.spawn(in_turn(self.jobs.advance(job.id)))
-        async for session in self._unfinished(tables.sessions):
-            self.spawn(in_turn(self.sessions.advance(session.id)))
-        async for request in self._unfinished(tables.session_requests):
-            self.spawn(in_turn(self.sessions.resume(request.id)))
-        for invoice_id in await self._lately_expired():
-            if await self.node.is_paid(invoice_id):
-                self.spawn(in_turn(self.notice(invoice_id)))
-        while self._running:
-            await asyncio.wait(set(self._running))
+    async def _begun(self, tasks: list[asyncio.Task[None]]) -> None:
+        await asyncio.wait(tasks, timeout=2 * self.settings.poll.total_seconds())
 
     async def rounds(self) -> None:
         """A round now, for what an earlier process left, and one every so often."""
@@ -118,41 +136,31 @@ class Service:
 
     async def close(self) -> None:
         """Let what is running end where it may stop."""
-        for task in set(self._running):
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        for crew in (self._notices, self._quick, self._works):
+            await crew.close()
         await self.node.close()
 
-    async def _bring_on(self, record_id: str) -> None:
-        await self.jobs.take_up(record_id)
-        await self.sessions.take_up(record_id)
-
-    async def _unfinished(self, table: Table[R]) -> AsyncIterator[R]:
+    async def _unfinished(self, table: Table[R]) -> AsyncIterator[list[R]]:
+        """Page after page."""
         after = ""
         while True:
             async with self.store.reading() as books:
                 page = await books.unfinished(table, after)
-            for record in page:
-                yield record
-                after = record.id
             if not page:
                 return
+            yield page
+            after = page[-1].id
 
-    async def _lately_expired(self) -> list[str]:
-        since = {"since": to_us(now() - LATE)}
-        tables = self.store.tables
-        async with self.store.reading() as books:
-            jobs = await books.select(tables.jobs, _EXPIRED_JOBS, since)
-            sessions = await books.select(tables.sessions, _EXPIRED_SESSIONS, since)
-        invoices = [job.invoice for job in jobs if job.expired]
-        invoices += [session.invoice for session in sessions]
-        return [invoice.id for invoice in invoices if invoice is not None]
-
-
-_EXPIRED_JOBS = "SELECT * FROM paid_jobs WHERE state = 'failed' AND updated_at_us >= :since"
-_EXPIRED_SESSIONS = (
-    "SELECT * FROM paid_sessions WHERE state = 'expired' AND updated_at_us >= :since"
-)
+    async def _lately_expired(self, table: Table[P]) -> AsyncIterator[list[str]]:
+        """The invoices, page after page, of what ended lately for want of a payment."""
+        since, after = now() - LATE, ""
+        while True:
+            async with self.store.reading() as books:
+                page = await books.expired(table, since, after)
+            if not page:
+                return
+            yield [record.invoice.id for record in page if record.invoice is not None]
+            since, after = page[-1].updated_at, page[-1].id
 
 
 @asynccontextmanager

@@ -90,13 +90,13 @@ class SessionDesk(Desk[Session]):
 
         Raises `Refused`, `InsufficientBalance`, `Conflict`, `UnknownRequest`, `StalePrice`.
         """
-        async with self.alone(request_id):
+        async with self._turns.alone(request_id):
             known = await self._admitted(session_id, request_id, request)
             return await self._finish(known)
 
     async def resume(self, request_id: str) -> None:
         """Finish a request that was interrupted."""
-        async with self.alone(request_id):
+        async with self._turns.alone(request_id):
             async with self.store.reading() as books:
                 known = await books.find(books.tables.session_requests, request_id)
             if known is not None:
@@ -136,7 +136,7 @@ class SessionDesk(Desk[Session]):
             return new
 
         # One after the other, so that each sees what was promised to the ones before.
-        async with self.alone(f"admission of {session.identity}"):
+        async with self._turns.alone(f"admission of {session.identity}"):
             return await self.transact(admit)
 
     async def _finish(self, known: SessionRequest) -> SessionRequest:

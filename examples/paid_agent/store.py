@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import Lock
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import event, text
@@ -16,6 +17,7 @@ from freetier.jobs import Job
 from freetier.sessions import Session, SessionRequest
 from freetier.sqlalchemy import AsyncSQLAlchemyRepository
 from freetier.tables import Table, Tables, statements, tables
+from freetier.values import to_us
 
 DRIVERS = {
     "sqlite": ("sqlite", "sqlite+aiosqlite"),
@@ -69,6 +71,11 @@ class Books:
     async def unfinished(self, table: Table[R], after: str) -> list[R]:
         """A page of the records that have a next step."""
         return await self._read(table, table.unfinished, {"after": after, "most": PAGE})
+
+    async def expired(self, table: Table[R], since: datetime, after: str) -> list[R]:
+        """A page of those that ended for want of a payment, from a time and an id on."""
+        values = {"since_us": to_us(since), "after": after, "most": PAGE}
+        return await self._read(table, table.expired, values)
 
     async def select(self, table: Table[R], sql: str, values: dict[str, Any]) -> list[R]:
         """The records that a statement of the service's own finds."""

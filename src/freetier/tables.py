@@ -31,6 +31,12 @@ _REFUND_DUE = "refund_state = 'pending' AND refund_destination IS NOT NULL"
 _JOB_UNFINISHED = f"state NOT IN ('rejected', 'complete', 'failed') OR {_REFUND_DUE}"
 _SESSION_UNFINISHED = f"state = 'awaiting_payment' OR {_REFUND_DUE}"
 _REQUEST_UNFINISHED = "state = 'computing'"
+_JOB_EXPIRED = (
+    "state = 'failed' AND (CASE WHEN work_amount_sats IS NULL THEN eval_amount_sats > 0 AND"
+    " eval_paid_at_us IS NULL ELSE work_amount_sats > 0 AND work_paid_at_us IS NULL END)"
+)
+_SESSION_EXPIRED = "state = 'expired'"
+_REQUEST_EXPIRED = "1 = 0"
 
 _AMOUNTS = {
     "eval_invoice": "eval_amount_sats",
@@ -58,13 +64,16 @@ class Table(Generic[R]):
     with those of `change`, gives one unless somebody else wrote the record since it was read: then
     read it again, and apply the event to what is there. `select` is by `:id`. `unfinished` is what
     has a next step, but for those that wait for a refund's destination: by id, after `:after`
-    (begin with the empty text), at most `:most`.
+    (begin with the empty text), at most `:most`. `expired` is what ended for want of a payment,
+    which may have come since: by `updated_at_us` and id, after `:since_us` and `:after`, at most
+    `:most`; of requests, nothing.
     """
 
     insert: str
     update: str
     select: str
     unfinished: str
+    expired: str
     _of: type[R] = field(repr=False)
     _columns: tuple[_Column, ...] = field(repr=False)
 
@@ -131,9 +140,9 @@ def tables(dialect: str, schema: str | None = None) -> Tables:
     requests = f"{name}paid_session_requests"
     job_of = "eval_invoice_id = :invoice_id OR work_invoice_id = :invoice_id"
     return Tables(
-        jobs=_table(Job, jobs, _JOB_UNFINISHED),
-        sessions=_table(Session, sessions, _SESSION_UNFINISHED),
-        session_requests=_table(SessionRequest, requests, _REQUEST_UNFINISHED),
+        jobs=_table(Job, jobs, _JOB_UNFINISHED, _JOB_EXPIRED),
+        sessions=_table(Session, sessions, _SESSION_UNFINISHED, _SESSION_EXPIRED),
+        session_requests=_table(SessionRequest, requests, _REQUEST_UNFINISHED, _REQUEST_EXPIRED),
         job_by_invoice=f"SELECT * FROM {jobs} WHERE {job_of}",
         session_by_invoice=f"SELECT * FROM {sessions} WHERE invoice_id = :invoice_id",
         promised_elsewhere=f"SELECT CAST(COALESCE(SUM(promised_sats), 0) AS BIGINT) FROM {sessions}"
@@ -147,7 +156,7 @@ def _before_a_name(dialect: str, schema: str | None) -> str:
     return f"{name}." if name else ""
 
 
-def _table(record: type[R], name: str, unfinished: str) -> Table[R]:
+def _table(record: type[R], name: str, unfinished: str, expired: str) -> Table[R]:
     columns = tuple(_columns_of(record))
     names = [column.name for column in columns]
     if record is not Session:
@@ -161,6 +170,8 @@ def _table(record: type[R], name: str, unfinished: str) -> Table[R]:
         select=f"SELECT * FROM {name} WHERE id = :id",
         unfinished=f"SELECT * FROM {name} WHERE ({unfinished}) AND id > :after "
         "ORDER BY id LIMIT :most",
+        expired=f"SELECT * FROM {name} WHERE {expired} "
+        "AND (updated_at_us, id) > (:since_us, :after) ORDER BY updated_at_us, id LIMIT :most",
         of=record,
         columns=columns,
     )

@@ -44,6 +44,10 @@ CREATE INDEX paid_jobs_unfinished ON {schema}paid_jobs (id)
     WHERE state NOT IN ('rejected', 'complete', 'failed')
         OR refund_state = 'pending' AND refund_destination IS NOT NULL;
 
+CREATE INDEX paid_jobs_expired ON {schema}paid_jobs (updated_at_us, id)
+    WHERE state = 'failed' AND (CASE WHEN work_amount_sats IS NULL THEN eval_amount_sats > 0 AND
+        eval_paid_at_us IS NULL ELSE work_amount_sats > 0 AND work_paid_at_us IS NULL END);
+
 CREATE TABLE {schema}paid_sessions (
     id TEXT PRIMARY KEY,
     state TEXT NOT NULL CHECK (state IN ('awaiting_payment', 'active', 'expired', 'closed')),
@@ -71,6 +75,9 @@ CREATE TABLE {schema}paid_sessions (
 CREATE INDEX paid_sessions_unfinished ON {schema}paid_sessions (id)
     WHERE state = 'awaiting_payment'
         OR refund_state = 'pending' AND refund_destination IS NOT NULL;
+
+CREATE INDEX paid_sessions_expired ON {schema}paid_sessions (updated_at_us, id)
+    WHERE state = 'expired';
 
 CREATE INDEX paid_sessions_promised ON {schema}paid_sessions (identity)
     WHERE promised_sats > 0;

@@ -1,0 +1,55 @@
+"""What is done behind the answers: each thing once at a time, and not too much at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from .desk import log
+
+
+class Crowded(Exception):
+    """There is too much to do already: nothing was begun."""
+
+
+class Crew:
+    """Does what is named, `at_once` of it at a time, and takes `most` names, if there is a most."""
+
+    def __init__(self, at_once: int, most: int | None = None) -> None:
+        self._turn = asyncio.Semaphore(at_once)
+        self._most = most
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._again: set[str] = set()
+
+    def start(self, name: str, what: Callable[[], Awaitable[object]]) -> asyncio.Task[None]:
+        """Do it, or do it once more when what is being done under the name has ended.
+
+        What breaks is logged, and left for the next round. Raises `Crowded`.
+        """
+        if name in self._running:
+            self._again.add(name)
+            return self._running[name]
+        if self._most is not None and len(self._running) >= self._most:
+            raise Crowded
+        task = asyncio.create_task(self._do(name, what))
+        self._running[name] = task
+        task.add_done_callback(lambda _: self._running.pop(name))
+        return task
+
+    async def close(self) -> None:
+        """Let what is running end where it may stop."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _do(self, name: str, what: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            self._again.discard(name)
+            async with self._turn:
+                try:
+                    await what()
+                except Exception:
+                    log.exception("%s is left for the next round", name)
+            if name not in self._again:
+                return
