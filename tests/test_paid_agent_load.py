@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,7 @@ class Caller:
         await self.ask("POST", f"/api/paper/{thing['invoice']['payment_hash']}/pay", {})
 
 
-async def load(socket: str, statuses: Counter[tuple[str, int]]) -> None:
+async def load(socket: str, url: str, statuses: Counter[tuple[str, int]]) -> None:
     transport = httpx.AsyncHTTPTransport(uds=socket, limits=httpx.Limits(max_connections=CALLERS))
     async with httpx.AsyncClient(
         transport=transport, base_url="http://127.0.0.1:8080", timeout=PATIENCE_S
@@ -106,7 +108,9 @@ async def load(socket: str, statuses: Counter[tuple[str, int]]) -> None:
                 await caller.something()
 
         await asyncio.gather(*map(call, range(CALLERS)))
-        await asyncio.sleep(2)  # what was paid last is worked on and settled
+        settled_by = time.monotonic() + DURATION_S
+        while time.monotonic() < settled_by and unsettled(url):
+            await asyncio.sleep(0.5)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
@@ -142,7 +146,7 @@ def test_fifty_callers_for_a_minute(
         nursery.stdin.flush()
         process = int(nursery.stdout.readline())
         try:
-            asyncio.run(load(socket, statuses))
+            asyncio.run(load(socket, url, statuses))
         finally:
             os.kill(process, signal.SIGKILL)
             nursery.stdin.close()
@@ -151,19 +155,40 @@ def test_fifty_callers_for_a_minute(
     check_books(url)
 
 
+@contextmanager
+def figures(url: str) -> Iterator[Callable[[str], int]]:
+    """What a statement on the service's database says, as one number."""
+    scheme, _, rest = url.partition(":")
+    engine = create_engine(f"{DRIVERS[scheme][1].removesuffix('+aiosqlite')}:{rest}")
+    with engine.connect() as connection:
+        yield lambda sql: int(connection.execute(text(sql)).scalar() or 0)
+    engine.dispose()
+
+
+DUE = "refund_state = 'pending' AND refund_destination IS NOT NULL"
+UNSETTLED = [
+    f"SELECT COUNT(*) FROM paid_jobs WHERE state IN ('evaluating', 'executing') OR {DUE}",
+    f"SELECT COUNT(*) FROM paid_sessions WHERE {DUE}",
+    "SELECT COUNT(*) FROM paid_session_requests WHERE state = 'computing'",
+    "SELECT COUNT(*) FROM paper_payments AS p WHERE paid AND NOT outgoing AND NOT EXISTS ("
+    " SELECT 1 FROM paid_jobs WHERE work_invoice_id = p.id AND work_paid_at_us > 0) AND NOT EXISTS"
+    " (SELECT 1 FROM paid_sessions WHERE invoice_id = p.id AND paid_at_us > 0)",
+]
+
+
+def unsettled(url: str) -> bool:
+    """Whether the service still has something to do of what was asked and paid."""
+    with figures(url) as figure:
+        return any(figure(sql) for sql in UNSETTLED)
+
+
 def check_books(url: str) -> None:
     """What the records say was paid is what the node has; what was kept is what was credited."""
     with freetier.open(url, POLICY) as ledger:
         report = ledger.verify()
         assert report.ok, report
         entries = list(ledger.journal())
-    scheme, _, rest = url.partition(":")
-    engine = create_engine(f"{DRIVERS[scheme][1].removesuffix('+aiosqlite')}:{rest}")
-    with engine.connect() as connection:
-
-        def figure(sql: str) -> int:
-            return int(connection.execute(text(sql)).scalar() or 0)
-
+    with figures(url) as figure:
         paid = figure("SELECT SUM(work_amount_sats) FROM paid_jobs WHERE work_paid_at_us > 0")
         deposits = figure("SELECT SUM(deposit_sats) FROM paid_sessions WHERE paid_at_us > 0")
         received = figure("SELECT SUM(sats) FROM paper_payments WHERE paid AND NOT outgoing")
@@ -184,4 +209,3 @@ def check_books(url: str) -> None:
         drawn = (Kind.SETTLE, Kind.LATE, Kind.GRANT)
         assert absorbed + granted == -sum(e.balance_change for e in entries if e.kind in drawn)
         assert figure("SELECT COUNT(*) FROM paid_sessions WHERE balance_sats < 0") == 0
-    engine.dispose()

@@ -14,6 +14,7 @@ from attrs import define, field
 from freetier import Request, jobs
 from freetier.jobs import Step
 from freetier.pricing import Estimate, estimate, price_sats
+from freetier.sessions import Session
 from freetier.tables import Table
 
 from . import paper
@@ -79,14 +80,16 @@ class Service:
             known = await books.by_invoice(invoice_id)
         if known is None:
             key = await self.node.key_of(invoice_id) or ""
-            record_id = key.rpartition(":")[0]
+            record_id, _, stage = key.rpartition(":")
+            of_session = stage == "deposit"
         else:
-            record_id = known.id
-        if record_id:
-            await self.jobs.take_up(record_id)
+            record_id, of_session = known.id, isinstance(known, Session)
+        if record_id and of_session:
             await self.sessions.take_up(record_id)
-            self.bring_on_job(record_id)
             self.bring_on_session(record_id)
+        elif record_id:
+            await self.jobs.take_up(record_id)
+            self.bring_on_job(record_id)
 
     async def estimate(self, request: str, identity: str | None) -> Estimate:
         """What a job would cost, and who would pay; nothing is written. Raises `Refused`."""
