@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 import freetier
 from freetier.testing import Clock
+from tests import figures
 from tests.postgres_server import Server, database_name, shared
 
 hypothesis.settings.register_profile("freetier", deadline=None)
@@ -28,6 +31,30 @@ def ledger(tmp_path: Path, clock: Clock) -> Iterator[freetier.FreeTier]:
     path = tmp_path / "ledger.db"
     with freetier.open(path, policy=freetier.FreeTierPolicy(), clock=clock) as opened:
         yield opened
+
+
+@pytest.fixture
+def count_of(request: pytest.FixtureRequest) -> figures.Count:
+    """Adds to a figure that the whole run is to reach."""
+
+    def add(name: str, number: int) -> None:
+        assert name in figures.TO_REACH
+        request.node.user_properties.append((name, number))
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was counted, whichever process counted it."""
+    counted = Counter[str]()
+    for report in terminalreporter.stats.get("passed", []):
+        for name, number in report.user_properties:
+            if name in figures.TO_REACH:
+                counted[name] += number
+    if counted:
+        terminalreporter.write_sep("-", "figures")
+        for line in figures.lines(counted):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from freetier import ConfigError, FreeTier, FreeTierPolicy, InvalidInput, Reques
 from freetier.testing import Clock
 from freetier.values import MAX_SATS
 
+from .figures import Count
+
 BAD: dict[str, Any] = {
     "None": None,
     "True": True,
@@ -192,7 +194,9 @@ def test_there_are_enough_bad_values() -> None:
 
 
 @pytest.mark.parametrize("argument", CASES)
-def test_bad_input_is_refused_by_name(argument: Argument, used: FreeTier, tmp_path: Path) -> None:
+def test_bad_input_is_refused_by_name(
+    argument: Argument, used: FreeTier, tmp_path: Path, count_of: Count
+) -> None:
     """A bad value is `InvalidInput` that names the argument, whatever it is; 0 rows are written."""
     before = dump(tmp_path / "ledger.db")
     for name, value in BAD.items():
@@ -202,6 +206,7 @@ def test_bad_input_is_refused_by_name(argument: Argument, used: FreeTier, tmp_pa
             argument.give(used, value)
         assert caught.value.argument == argument.name, name
         assert len(str(caught.value)) < 300, name
+        count_of("bad values refused", 1)
     assert dump(tmp_path / "ledger.db") == before
 
 

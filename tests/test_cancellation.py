@@ -24,6 +24,7 @@ from .cancelling import (
     check_the_server,
     run,
 )
+from .figures import Count
 from .writers import Door, asyncpg, awaited
 
 AT_ONCE = 12
@@ -68,7 +69,7 @@ through_each = pytest.mark.parametrize("door", [awaited, asyncpg], ids=["psycopg
 
 
 @through_each
-def test_calls_on_postgres(postgres_dsn: str, door: Door) -> None:
+def test_calls_on_postgres(postgres_dsn: str, door: Door, count_of: Count) -> None:
     """1,000 calls are cancelled: every key tells the truth, every connection comes back, idle."""
 
     async def main() -> None:
@@ -80,9 +81,10 @@ def test_calls_on_postgres(postgres_dsn: str, door: Door) -> None:
         await check_the_server(postgres_dsn, connections=False)
 
     run(main)
+    count_of("tasks cancelled", 1000)
 
 
-def test_calls_on_sqlite(tmp_path: Path) -> None:
+def test_calls_on_sqlite(tmp_path: Path, count_of: Count) -> None:
     """1,000 calls are cancelled: every key tells the truth, and the file is not locked."""
     path = tmp_path / "ledger.db"
 
@@ -93,6 +95,7 @@ def test_calls_on_sqlite(tmp_path: Path) -> None:
             check_the_file(path)
 
     run(main)
+    count_of("tasks cancelled", 1000)
 
 
 async def enter(opening: AbstractAsyncContextManager[AsyncFreeTier]) -> None:

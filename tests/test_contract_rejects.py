@@ -16,6 +16,7 @@ from freetier.testing import AsyncRepositoryContract, RepositoryContract
 from freetier.testing.async_contract import blocking
 
 from .broken_stores import BROKEN, BROKEN_ASYNC, InThreads, opening
+from .figures import Count
 
 Opened = AbstractContextManager[Repository]
 
@@ -60,11 +61,12 @@ def test_a_right_store_breaks_no_promise() -> None:
 
 
 @pytest.mark.parametrize("store", BROKEN, ids=lambda store: store.__name__)
-def test_a_broken_store_is_rejected(store: Callable[[], MemoryRepository]) -> None:
+def test_a_broken_store_is_rejected(store: Callable[[], MemoryRepository], count_of: Count) -> None:
     """A store that breaks one promise fails the contract; made async, it fails the same tests."""
     broken = broken_blocking(store)
     assert broken != []
     assert broken_async(lambda: InThreads(store())) == broken
+    count_of("broken stores caught by the contract", 1)
 
 
 @pytest.mark.parametrize("store", BROKEN_ASYNC, ids=lambda store: store.__name__)

@@ -111,14 +111,22 @@ class JobsMachine(RuleBasedStateMachine):
             self.do(self.noted[job_id], price, actual, fails, crash=False)
             self.do(self.noted[job_id], actual, price, "", crash)
 
-    @rule(job_id=JOBS, price=st.integers(1, 90), actual=st.integers(0, 90), caller=CALLERS)
-    def whole(self, job_id: str, price: int, actual: int, caller: tuple[str | None, str]) -> None:
+    @rule(
+        job_id=JOBS,
+        price=st.integers(1, 90),
+        actual=st.integers(0, 90),
+        caller=CALLERS,
+        fails=st.sampled_from(["", "", "broken"]),
+    )
+    def whole(
+        self, job_id: str, price: int, actual: int, caller: tuple[str | None, str], fails: str
+    ) -> None:
         """A job whose caller pays at once, up to where it waits for a refund's destination."""
         self.create(job_id, caller, 3, crash=False)
         while jobs.next_step(self.noted[job_id]) not in (None, Step.DESTINATION):
             for stage in ("eval", "work"):
                 self.pay(job_id, stage)
-            self.do(self.noted[job_id], price, actual, "", crash=False)
+            self.do(self.noted[job_id], price, actual, fails, crash=False)
 
     def do(self, job: Job, price: int, actual: int, fails: str, crash: bool) -> None:
         self.met[str(jobs.next_step(job))] += 1

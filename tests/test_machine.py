@@ -40,6 +40,8 @@ from freetier.values import Entry, Kind, Request
 from tests.postgres_server import Server
 from tests.stores import SCHEMA, copied, migrated
 
+from .figures import Count
+
 # Few names, so that operations meet; a few with other figures, so that they conflict.
 REQUEST_IDS = st.integers(0, 25).map("job-{}".format)
 IDENTITIES = st.sampled_from(["ada", "bob", "cyd", "ada", None])
@@ -263,9 +265,11 @@ def on_postgres(postgres_server: Server) -> Iterator[OpenStore]:
         yield open_store
 
 
-def test_sqlite_is_the_model() -> None:
+def test_sqlite_is_the_model(count_of: Count) -> None:
     """SQLite answers as the model does, in random interleavings of every operation."""
-    assert run(on_sqlite, 80).steps >= 2_000
+    steps = run(on_sqlite, 80).steps
+    assert steps >= 2_000
+    count_of("steps of the state machine on SQLite", steps)
 
 
 def test_async_sqlite_is_the_model() -> None:
@@ -273,22 +277,27 @@ def test_async_sqlite_is_the_model() -> None:
     assert run(on_async_sqlite, 10).steps >= 300
 
 
-def test_postgres_is_the_model(on_postgres: OpenStore) -> None:
+def test_postgres_is_the_model(on_postgres: OpenStore, count_of: Count) -> None:
     """So does Postgres."""
-    assert run(on_postgres, 10, shrink=False).steps >= 300
+    steps = run(on_postgres, 10, shrink=False).steps
+    assert steps >= 300
+    count_of("steps of the state machine on Postgres", steps)
 
 
 @pytest.mark.slow
-def test_sqlite_is_the_model_for_long() -> None:
-    """The same for at least 25,000 steps, in which every kind of entry occurs."""
-    tally = run(on_sqlite, 800)
-    assert tally.steps >= 25_000
+@pytest.mark.parametrize("part", range(4))
+def test_sqlite_is_the_model_for_long(part: int, count_of: Count) -> None:
+    """The same for at least 25,000 steps in four parts, in which every kind of entry occurs."""
+    tally = run(on_sqlite, 200)
+    assert tally.steps >= 6_250
     assert set(tally.kinds) == set(Kind)
+    count_of("steps of the state machine on SQLite", tally.steps)
 
 
 @pytest.mark.slow
-def test_postgres_is_the_model_for_long(on_postgres: OpenStore) -> None:
+def test_postgres_is_the_model_for_long(on_postgres: OpenStore, count_of: Count) -> None:
     """The same for at least 5,000 steps, in which every kind of entry occurs."""
     tally = run(on_postgres, 125, shrink=False)
     assert tally.steps >= 5_000
     assert set(tally.kinds) == set(Kind)
+    count_of("steps of the state machine on Postgres", tally.steps)

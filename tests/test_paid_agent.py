@@ -475,16 +475,15 @@ def test_slow_work_keeps_nobody(settings: Settings) -> None:
     async def scenario(api: Api, service: Service) -> None:
         stuck = [await api.job(ADA, request=f"stuck {number}") for number in range(15)]
         session = await paid_session(api, 100, None)
-        waiting = asyncio.create_task(
-            api.post(f"/api/sessions/{session}/request", {"request": "stuck"})
-        )
+        asked = api.post(f"/api/sessions/{session}/request", {"request": "stuck"})
+        waiting = asyncio.create_task(asked)
         job = await api.job()
         assert isinstance(service.node, PaperNode)
         await service.node.receive(job["invoice"]["payment_hash"])  # and nobody tells the service
         await api.until(f"/api/jobs/{job['id']}", "state", "executing", "complete")
         state = (await api.get(f"/api/jobs/{stuck[0]['id']}", ADA)).json()["state"]
         assert state == "executing"
-        waiting.cancel()
+        assert not waiting.done()
 
     async def run() -> None:
         polling = evolve(settings, poll=timedelta(seconds=0.1))

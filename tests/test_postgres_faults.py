@@ -20,6 +20,7 @@ from freetier.postgres import PostgresRepository
 from freetier.testing.async_contract import Opening, blocking
 
 from .drivers import POLICY, Driver, every_driver, job, opened
+from .figures import Count
 from .kept_folder import kept_folder
 from .postgres_server import OwnServer, Stop, database_name, server
 from .reply_cutter import cutter
@@ -201,7 +202,7 @@ def kill_one(connection: Connection, database: str, chance: random.Random) -> bo
 
 @every_driver
 def test_back_ends_that_are_killed(
-    postgres_dsn: str, other: Connection, driver: Driver, retried: list[str]
+    postgres_dsn: str, other: Connection, driver: Driver, retried: list[str], count_of: Count
 ) -> None:
     """50 back-ends die under load: nothing acknowledged is lost, nothing is written twice."""
     chance = random.Random(1)
@@ -215,6 +216,7 @@ def test_back_ends_that_are_killed(
                 load.advance(5)
         load.check()
     assert retried
+    count_of("Postgres back-ends killed", killed)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +228,9 @@ def own() -> Iterator[OwnServer]:
 
 @every_driver
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_restart(own: OwnServer, driver: Driver, mode: Stop, retried: list[str]) -> None:
+def test_a_restart(
+    own: OwnServer, driver: Driver, mode: Stop, retried: list[str], count_of: Count
+) -> None:
     """Callers wait for a server that restarts under load: none fails, nothing is lost or doubled.
 
     After an immediate stop it recovers, as after a crash.
@@ -239,6 +243,7 @@ def test_a_restart(own: OwnServer, driver: Driver, mode: Stop, retried: list[str
                 load.advance(50)
         load.check()
     assert retried
+    count_of("Postgres restarts under load", 2)
 
 
 @every_driver
@@ -260,7 +265,7 @@ def test_the_connection_limit(own: OwnServer, driver: Driver) -> None:
 
 
 @every_driver
-def test_replies_that_are_lost(postgres_dsn: str, driver: Driver) -> None:
+def test_replies_that_are_lost(postgres_dsn: str, driver: Driver, count_of: Count) -> None:
     """The reply to every write is lost: each is asked for again, and written once."""
     with opened(driver, postgres_dsn):
         pass
@@ -274,6 +279,7 @@ def test_replies_that_are_lost(postgres_dsn: str, driver: Driver) -> None:
             load.advance(70)
         load.check()
         assert relay.target.lost == len(load.acknowledged) >= 70
+        count_of("COMMIT replies lost", relay.target.lost)
 
 
 @every_driver

@@ -26,6 +26,7 @@ from freetier.asyncpg import AsyncpgRepository
 from freetier.postgres import AsyncPostgresRepository, PostgresRepository
 from tests.postgres_server import Server, database_name
 
+from .figures import Count, often
 from .processes import at_once
 
 POLICY = FreeTierPolicy()
@@ -77,12 +78,15 @@ def boot(dsn: str, schema: str | None, me: int) -> None:
 class TestBoot:
     """Whoever comes first makes the schema; the others find it made."""
 
-    @pytest.mark.parametrize("again", range(5))
-    def test_eight_processes_boot_at_once(self, postgres_dsn: str, again: int) -> None:
+    @pytest.mark.parametrize("again", often(5, 40))
+    def test_eight_processes_boot_at_once(
+        self, postgres_dsn: str, again: int, count_of: Count
+    ) -> None:
         """In an empty database they make one schema and one seed, and none of them fails."""
         schema = "freetier" if again % 2 else None
         at_once(partial(boot, postgres_dsn, schema), 8)
         serves(postgres_dsn, schema)
+        count_of("boots at once on Postgres", 1)
 
     @pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
     def test_a_kill_half_way(self, postgres_dsn: str, part: float) -> None:

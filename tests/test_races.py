@@ -24,6 +24,7 @@ from freetier import (
     Serve,
 )
 
+from .figures import Count
 from .writers import Door, Race, asyncpg, awaited, blocking, noon
 
 FIFTY_EACH = FreeTierPolicy(budgets={"trusted": 50}, seed_sats=1_000_000)
@@ -79,11 +80,13 @@ async def draw_for_everybody(identities: int, ledger: AsyncFreeTier, me: int) ->
 @pytest.mark.parametrize(
     "race", each(lambda name: name not in ("sqlite-32", "asyncpg-32")), indirect=True
 )
-def test_a_fresh_identitys_budget(race: Race) -> None:
+def test_a_fresh_identitys_budget(race: Race, count_of: Count) -> None:
     """All ask 30 of 50 sats for the same new identities: each gets 50, and none more."""
     identities = 2400 // race.writers
     race.run(partial(draw_for_everybody, identities), FIFTY_EACH)
     assert drawn(race, lambda entry: entry.identity) == {f"id-{n}": 50 for n in range(identities)}
+    store = "Postgres" if race.url.startswith("postgresql:") else "SQLite"
+    count_of(f"races for a fresh budget on {store}", identities)
 
 
 async def ask_the_same(ledger: AsyncFreeTier, _: int) -> list[Grant]:

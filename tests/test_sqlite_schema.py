@@ -18,6 +18,7 @@ import freetier
 from freetier import FreeTier, FreeTierPolicy, InvalidInput, Request, SchemaError, migrations
 from freetier.sqlite import SQLiteRepository
 
+from .figures import Count, often
 from .processes import at_once
 
 POLICY = FreeTierPolicy()
@@ -57,14 +58,15 @@ def boot(path: Path, me: int) -> None:
 class TestBoot:
     """Whoever comes first makes the schema; the others find it made."""
 
-    @pytest.mark.parametrize("again", range(5))
-    def test_eight_processes_boot_at_once(self, path: Path, again: int) -> None:
+    @pytest.mark.parametrize("again", often(5, 40))
+    def test_eight_processes_boot_at_once(self, path: Path, again: int, count_of: Count) -> None:
         """On an empty database they make one schema and one seed, and none of them fails."""
         at_once(partial(boot, path), processes=8)
         with freetier.open(path, policy=POLICY) as ledger:
             assert ledger.verify().ok
             assert len(list(ledger.journal())) == 1
             assert ledger.pool_status().balance_sats in range(8)
+        count_of("boots at once on SQLite", 1)
 
     def test_opened_again(self, path: Path) -> None:
         """A ledger that is there is neither made nor seeded again."""

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from .desk import log
 
+GRACE_S = 2
+
 
 class Crowded(Exception):
     """There is too much to do already: nothing was begun."""
@@ -37,11 +39,15 @@ class Crew:
         return task
 
     async def close(self) -> None:
-        """Let what is running end where it may stop."""
-        running = list(self._running.values())
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        """Let what is running come to its end; what does not, in `GRACE_S`, is broken off.
+
+        That is work, as a rule. A statement is not: its connection would be lost with it.
+        """
+        if running := list(self._running.values()):
+            _, slow = await asyncio.wait(running, timeout=GRACE_S)
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
 
     async def _do(self, name: str, what: Callable[[], Awaitable[object]]) -> None:
         while True:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from typing import Any
 from uuid import uuid4
 
 from attrs import define, field
@@ -46,6 +47,7 @@ class Service:
     work: Work
     jobs: JobDesk
     sessions: SessionDesk
+    _stopping: asyncio.Event = field(factory=asyncio.Event)
     _quick: Crew = field(factory=lambda: Crew(AT_ONCE))
     _works: Crew = field(factory=lambda: Crew(AT_ONCE))
     _notices: Crew = field(factory=lambda: Crew(AT_ONCE, MOST_NOTICES))
@@ -126,16 +128,27 @@ class Service:
                 )
 
     async def _begun(self, tasks: list[asyncio.Task[None]]) -> None:
-        await asyncio.wait(tasks, timeout=2 * self.settings.poll.total_seconds())
+        await self._or_stopping(asyncio.wait(tasks, timeout=2 * self.settings.poll.total_seconds()))
 
     async def rounds(self) -> None:
         """A round now, for what an earlier process left, and one every so often."""
-        while True:
+        while not self._stopping.is_set():
             try:
                 await self.round()
             except Exception:
                 log.exception("this round did not end")
-            await asyncio.sleep(self.settings.poll.total_seconds())
+            await self._or_stopping(asyncio.sleep(self.settings.poll.total_seconds()))
+
+    async def _or_stopping(self, waiting: Coroutine[Any, Any, object]) -> None:
+        """Wait, but no longer once the service stops."""
+        both = [asyncio.create_task(waiting), asyncio.create_task(self._stopping.wait())]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in both:
+            task.cancel()
+
+    def stop(self) -> None:
+        """Begin no other round, and wait for nothing in the one that is under way."""
+        self._stopping.set()
 
     async def close(self) -> None:
         """Let what is running end where it may stop."""
@@ -187,8 +200,8 @@ async def running(
         try:
             yield made
         finally:
-            rounds.cancel()
-            await asyncio.gather(rounds, return_exceptions=True)
+            made.stop()
+            await rounds
             await made.close()
 
 

@@ -10,6 +10,7 @@ from freetier.errors import ConfigError, InvalidInput
 DEFAULT_SCHEMA = "public"
 _LONGEST_NAME = 63
 _TABLE = re.compile(r"\bfreetier_\w+")
+_PLAIN = re.compile(r"[^A-Za-z0-9]")
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)")
 
 # The time when the statement arrived: the same wherever one statement asks for it.
@@ -36,7 +37,8 @@ def quoted(schema: str | None) -> str:
 
 def check_encoding(client_encoding: str | None) -> None:
     """Raise `ConfigError` for a connection that cannot carry every id; None: it does not say."""
-    if client_encoding not in (None, "UTF8"):
+    # As the server spells it, or as a pooler repeats what a driver sent it.
+    if client_encoding is not None and _PLAIN.sub("", client_encoding).lower() != "utf8":
         raise ConfigError(f"the connection's client_encoding is {client_encoding}: UTF8 is needed")
 
 
