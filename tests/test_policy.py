@@ -161,6 +161,17 @@ PAIRS = [(first, second) for at, first in enumerate(ROOM_40) for second in list(
 class TestLimits:
     """Absorb is the least of the price and every limit's room."""
 
+    @pytest.mark.parametrize(
+        ("available", "share_bp", "room"), [(1000, 333, 33), (1001, 9999, 1000), (9, 1111, 0)]
+    )
+    def test_a_share_is_rounded_down(self, available: int, share_bp: int, room: int) -> None:
+        """A share of what is available is whole sats, and never more than the share."""
+        policy = FreeTierPolicy(pool_share_bp=share_bp)
+        made = policy.decide(
+            Request("job", "ab", "trusted", 2000), Snapshot(NOON, available, 0, 0, 0, 0)
+        )
+        assert made.rooms[Limit.POOL_SHARE] == room
+
     @pytest.mark.parametrize("limit", ROOM_40)
     def test_each_limit_binds_alone(self, limit: str) -> None:
         """A limit with room 40 leaves 40 of 100, is named, and resets when its room comes back."""
