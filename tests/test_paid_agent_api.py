@@ -1,0 +1,181 @@
+"""The example service's API: what is shown to whom, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.paid_agent.service import Service
+from examples.paid_agent.settings import Settings
+from examples.paid_agent.work import TextFacts, Verdict
+
+from .nostr_signer import pubkey_of
+from .paid_agent import (
+    ADA,
+    BOB,
+    LEFT,
+    POLICY,
+    PRICE,
+    TEXT,
+    TIERS,
+    Api,
+    played,
+    started,
+)
+from .paid_agent_work import Stale
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    return started(request, tmp_path)
+
+
+@pytest.fixture
+def play(settings: Settings) -> Callable[..., None]:
+    return partial(played, settings)
+
+
+def test_an_estimate(play: Callable[..., None]) -> None:
+    """An estimate has the price, the caller's own decision and the pool, and writes nothing."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        path = f"/api/estimate?request={TEXT.replace(' ', '%20')}"
+        anonymous = (await api.get(path)).json()
+        assert anonymous["estimated_sats"] == PRICE
+        assert (anonymous["btc_usd"], anonymous["input_tokens"]) == ("100000", 56)
+        assert anonymous["decision"]["serve"] == "gate"
+        assert anonymous["pool_balance_sats"] == 1000
+        assert anonymous["budgets"] == {"new": 0, "established": LEFT, "elite": 500}
+        known = (await api.get(path, BOB)).json()
+        assert (known["identity"], known["tier"]) == (pubkey_of(BOB), "established")
+        assert (known["decision"]["serve"], known["decision"]["absorb_sats"]) == ("partial", LEFT)
+        async with service.store.reading() as books:
+            assert len([entry async for entry in books.ledger.journal()]) == 1
+
+    play(scenario)
+
+
+def test_a_stale_price_sells_nothing(play: Callable[..., None]) -> None:
+    """While the bitcoin price is too old, an estimate is 503 and a job waits, unpriced."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        service.settings = service.jobs.settings = Stale(tiers=TIERS, policy=POLICY)
+        estimate = await api.get("/api/estimate?request=hello")
+        assert (estimate.status_code, estimate.json()["error"]) == (503, "StalePrice")
+        job = await api.job(ADA)
+        assert (job["state"], job["next_step"]) == ("evaluating", "evaluation")
+
+    play(scenario)
+
+
+def test_who_may_read_a_job(play: Callable[..., None]) -> None:
+    """A job that a key created is shown to that key alone; a proof counts once."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        path = f"/api/jobs/{(await api.job(ADA))['id']}"
+        assert (await api.get(path, ADA)).status_code == 200
+        for secret in (None, BOB):
+            assert (await api.get(path, secret)).status_code == 404
+        headers = api._authorization("GET", path, b"", ADA)
+        assert (await api.http.get(path, headers=headers)).status_code == 200
+        again = await api.http.get(path, headers=headers)
+        assert (again.status_code, again.json()["error"]) == (401, "NotAuthenticated")
+        forged = await api.http.get(path, headers={"Authorization": "Nostr e30="})
+        assert forged.status_code == 401
+
+    play(scenario)
+
+
+def test_the_pool(play: Callable[..., None]) -> None:
+    """The pool's state is there for monitoring, as the ledger has it."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        await api.job(BOB)
+        pool = (await api.get("/api/pool")).json()
+        assert (pool["balance_sats"], pool["reserved_sats"], pool["available_sats"]) == (
+            1000,
+            LEFT,
+            1000 - LEFT,
+        )
+        assert (pool["open_grants"], pool["absorbed_today_sats"]) == (1, LEFT)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "where"),
+    [
+        ("/api/jobs", {}, "body.request"),
+        ("/api/jobs", {"request": ""}, "body.request"),
+        ("/api/jobs", {"request": "a\0b"}, "body.request"),
+        ("/api/jobs", {"request": 5}, "body.request"),
+        ("/api/jobs", {"request": "x", "price": 1}, "body.price"),
+        ("/api/jobs", {"request": "x", "id": "short"}, "body.id"),
+        ("/api/sessions", {"deposit_sats": 0}, "body.deposit_sats"),
+        ("/api/sessions", {"deposit_sats": True}, "body.deposit_sats"),
+        ("/api/sessions", {"deposit_sats": "5"}, "body.deposit_sats"),
+    ],
+    ids=str,
+)
+def test_bad_input(play: Callable[..., None], path: str, body: object, where: str) -> None:
+    """What cannot be taken is a problem that names the member; nothing is written."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        refused = await api.post(path, body)
+        assert refused.status_code == 422
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert refused.json()["detail"].startswith(f"{where}: ")
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    "destination",
+    ["hello", "LNURL1DP68GURN8GHJ7", "ada@", "@example.org", "Ada@example.org", "lnbc", "a@b c"],
+)
+def test_where_no_refund_can_go(play: Callable[..., None], destination: str) -> None:
+    """What is neither a Lightning address nor an invoice is refused where it is said."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        answer = await api.post("/api/jobs", {"request": TEXT, "refund_to": destination})
+        assert (answer.status_code, "body.refund_to" in answer.json()["detail"]) == (422, True)
+        job = await api.job()
+        to = {"destination": destination}
+        answer = await api.post(f"/api/jobs/{job['id']}/refund", to)
+        assert (answer.status_code, "body.destination" in answer.json()["detail"]) == (422, True)
+
+    play(scenario)
+
+
+def test_a_mistake_of_the_services_own(play: Callable[..., None]) -> None:
+    """What the library refuses and no caller sent is a 500, not the caller's fault."""
+
+    class Odd(TextFacts):
+        def expect(self, request: str) -> Verdict:
+            return Verdict(None, -1, -1)
+
+    async def scenario(api: Api, service: Service) -> None:
+        answer = await api.get("/api/estimate?request=hello")
+        assert (answer.status_code, answer.json()["title"]) == (500, "Internal Server Error")
+
+    play(scenario, work=Odd())
+
+
+def test_a_body_that_is_too_long(play: Callable[..., None]) -> None:
+    """A body of more than 100,000 bytes is refused, whether or not it says how long it is."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        async def chunks() -> Any:
+            for _ in range(11):
+                yield b" " * 10_000
+
+        for content in (b" " * 100_001, chunks()):
+            refused = await api.http.post("/api/jobs", content=content)
+            assert refused.status_code == 413, refused.text
+            assert refused.json()["title"]
+
+    play(scenario)
