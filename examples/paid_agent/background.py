@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from .desk import log
 
@@ -28,14 +29,15 @@ class Crew:
 
         What breaks is logged, and left for the next round. Raises `Crowded`.
         """
-        if name in self._running:
+        running = self._running.get(name)
+        if running is not None and not running.done():
             self._again.add(name)
-            return self._running[name]
+            return running
         if self._most is not None and len(self._running) >= self._most:
             raise Crowded
         task = asyncio.create_task(self._do(name, what))
         self._running[name] = task
-        task.add_done_callback(lambda _: self._running.pop(name))
+        task.add_done_callback(partial(self._ended, name))
         return task
 
     async def close(self) -> None:
@@ -48,6 +50,10 @@ class Crew:
             for task in slow:
                 task.cancel()
             await asyncio.gather(*slow, return_exceptions=True)
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._running.get(name) is task:  # else it was begun anew before this was told
+            del self._running[name]
 
     async def _do(self, name: str, what: Callable[[], Awaitable[object]]) -> None:
         while True:
