@@ -7,8 +7,11 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 import freetier
 from freetier import ConfigError, FreeTierPolicy, Request
+from freetier._sqlite_own import Own, _Connection
 
 POLICY = FreeTierPolicy(budgets={"elite": 10**6}, seed_sats=10**6)
 
@@ -104,6 +107,22 @@ def test_closing_from_a_signal(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", SIGNAL, str(tmp_path / "ledger.db")]
     for _ in range(3):
         assert subprocess.run(command, check=False, timeout=60).returncode == 7
+
+
+class _ClosedOnTheWay(Own):
+    """Connections that another thread closes when one was looked up and not yet entered."""
+
+    def _connection(self) -> _Connection:
+        connection = super()._connection()
+        self.close()
+        return connection
+
+
+def test_closing_on_the_way_in(tmp_path: Path) -> None:
+    """A write that had not begun when the ledger closed is refused; its outcome is not unknown."""
+    connections = _ClosedOnTheWay(tmp_path / "ledger.db", timeout_s=1)
+    with pytest.raises(ConfigError, match="was closed"):
+        connections.patiently(lambda connection: connection.execute("SELECT 1"), writes=True)
 
 
 def test_closing_under_load(tmp_path: Path) -> None:

@@ -109,10 +109,11 @@ class Own:
         while True:
             try:
                 connection = self._connection()
-                with connection.in_use, _leaving_no_transaction(connection):
-                    if self._closed:
+                with connection.in_use:
+                    if self._closed:  # since it was looked up: nothing of it may be touched now
                         raise self._was_closed()
-                    return work(connection)
+                    with _leaving_no_transaction(connection):
+                        return work(connection)
             except sqlite3.Error as error:
                 if self._closed and writes and not is_busy(error):
                     raise OutcomeUnknown(f"{self.path}: closed in the middle of a write") from error
