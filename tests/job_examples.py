@@ -79,6 +79,7 @@ def situations() -> dict[str, Job]:
         "granted": granted,
         "work asked": asked,
         "work expired": jobs.expired(asked, at=LATER),
+        "never asked": jobs.expired(granted, at=LATER),
         "executing": executing,
         "worked": done,
         "broken": broken,

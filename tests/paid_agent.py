@@ -49,15 +49,15 @@ class Api:
 
     async def post(self, path: str, body: object, secret: bytes | None = None) -> httpx.Response:
         content = json.dumps(body).encode()
-        signed = self._authorization("POST", path, content, secret)
+        signed = self.authorization("POST", path, content, secret)
         return await self.http.post(
             path, content=content, headers={"Content-Type": "application/json", **signed}
         )
 
     async def get(self, path: str, secret: bytes | None = None) -> httpx.Response:
-        return await self.http.get(path, headers=self._authorization("GET", path, b"", secret))
+        return await self.http.get(path, headers=self.authorization("GET", path, b"", secret))
 
-    def _authorization(
+    def authorization(
         self, method: str, path: str, body: bytes, secret: bytes | None
     ) -> dict[str, str]:
         if secret is None:

@@ -27,6 +27,26 @@ class Raising(TextFacts):
         raise TimeoutError("a secret of the host's")
 
 
+class Mute(TextFacts):
+    """Work that fails without a word."""
+
+    async def do(self, request: str) -> Done:
+        raise WorkFailed("\0 ")
+
+
+class Curt(TextFacts):
+    """Work that is refused without a word."""
+
+    def expect(self, request: str) -> Verdict:
+        return Verdict("", 0, 0)
+
+
+class Endless(TextFacts):
+    async def do(self, request: str) -> Done:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+
 class Slow(TextFacts):
     async def do(self, request: str) -> Done:
         await asyncio.sleep(1)

@@ -44,7 +44,11 @@ EVENTS: dict[str, tuple[Callable[[Job], Job], dict[str, str]]] = {
     ),
     "expired": (
         lambda job: jobs.expired(job, at=LATER),
-        {"eval asked": "eval expired", "work asked": "work expired"},
+        {
+            "eval asked": "eval expired",
+            "work asked": "work expired",
+            "granted": "never asked",
+        },
     ),
     "rejected": (
         lambda job: jobs.rejected(job, "not our kind of work", at=NOW),
@@ -58,7 +62,12 @@ EVENTS: dict[str, tuple[Callable[[Job], Job], dict[str, str]]] = {
     ),
     "paid for the work": (
         lambda job: jobs.paid(job, WORK, at=NOW),
-        {"granted": "executing", "work asked": "executing", "work expired": "executing"},
+        {
+            "granted": "executing",
+            "work asked": "executing",
+            "work expired": "executing",
+            "never asked": "executing",
+        },
     ),
     "worked": (worked, {"executing": "worked"}),
     "completed": (
@@ -176,6 +185,7 @@ def test_a_repeated_event_is_no_error(event: str, situation: str) -> None:
         ("granted", Step.INVOICE),
         ("work asked", Step.PAYMENT),
         ("work expired", None),
+        ("never asked", None),
         ("executing", Step.WORK),
         ("worked", Step.SETTLEMENT),
         ("broken", Step.RELEASE),
@@ -197,6 +207,7 @@ def test_the_next_step(situation: str, step: Step | None) -> None:
         ("evaluating", 0, 0, RefundState.NOT_APPLICABLE),
         ("granted", 60, 0, RefundState.NOT_APPLICABLE),
         ("work expired", 0, 0, RefundState.NOT_APPLICABLE),
+        ("never asked", 0, 0, RefundState.NOT_APPLICABLE),
         ("complete", 60, 20, RefundState.PENDING),
         ("failed", 0, 40, RefundState.PENDING),
         ("refunded", 60, 20, RefundState.PAID),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 from attrs import evolve
+from hypothesis import example, given
+from hypothesis.strategies import text
 
 from examples.paid_agent.service import Service
 from examples.paid_agent.settings import Settings
+from examples.paid_agent.work import TextFacts
 from freetier import Kind
 
 from .nostr_signer import pubkey_of
@@ -29,7 +33,18 @@ from .paid_agent import (
     played,
     started,
 )
-from .paid_agent_work import Broken, Choosy, Dear, Raising, Slow, Unexpected, Unkeepable
+from .paid_agent_work import (
+    Broken,
+    Choosy,
+    Curt,
+    Dear,
+    Endless,
+    Mute,
+    Raising,
+    Slow,
+    Unexpected,
+    Unkeepable,
+)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -157,17 +172,19 @@ def test_an_evaluation_that_costs(play: Callable[..., None]) -> None:
     play(scenario, eval_sats=3)
 
 
-def test_a_rejection(play: Callable[..., None]) -> None:
-    """What the evaluation refuses is asked no price for."""
+@pytest.mark.parametrize("work", [Choosy, Curt])
+def test_a_rejection(play: Callable[..., None], work: type[Choosy | Curt]) -> None:
+    """What the evaluation refuses is asked no price for; the caller is told why not."""
 
     async def scenario(api: Api, service: Service) -> None:
         job = await api.job(ADA)
-        assert (job["state"], job["rejection_reason"]) == ("rejected", "not our kind of work")
+        assert job["state"] == "rejected"
+        assert job["rejection_reason"]
         assert (job["work_amount_sats"], job["invoice"], job["next_step"]) == (None, None, None)
         refused = await api.get("/api/estimate?request=hello")
         assert refused.status_code == 422
 
-    play(scenario, work=Choosy())
+    play(scenario, work=work())
 
 
 @pytest.mark.parametrize(("secret", "paid"), [(ADA, 0), (BOB, PRICE - LEFT), (None, PRICE)])
@@ -203,6 +220,37 @@ def test_work_that_breaks_otherwise(play: Callable[..., None]) -> None:
         assert (done["state"], done["error_message"]) == ("failed", "the work broke")
 
     play(scenario, work=Raising())
+
+
+@pytest.mark.parametrize("work", [Mute, Endless])
+def test_work_that_fails_without_a_word(
+    play: Callable[..., None], work: type[Mute | Endless]
+) -> None:
+    """It is a failure like any other, and so is work that does not end: nobody is kept waiting."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(ADA)
+        failed = await api.until(f"/api/jobs/{job['id']}", "state", "failed", secret=ADA)
+        assert failed["error_message"]
+        session = f"/api/sessions/{await paid_session(api, 100, None)}"
+        done = (await api.post(f"{session}/request", {"request": TEXT})).json()
+        assert (done["state"], done["charged_sats"]) == ("failed", 0)
+        to = {"destination": "ada@example.org"}
+        closed = (await api.post(f"{session}/close", to)).json()
+        assert closed["refund"]["sats"] == 100
+
+    play(scenario, work=work(), work_time=timedelta(seconds=0.5))
+
+
+@given(text())
+@example("İ" * 15_000)
+def test_the_facts_of_a_text(request_text: str) -> None:
+    """The work takes no more than is expected of it, whatever the text."""
+    work = TextFacts()
+    done = asyncio.run(work.do(request_text))
+    most = work.expect(request_text)
+    assert most.refused or done.input_tokens <= most.input_tokens
+    assert done.output_tokens <= 40
 
 
 @pytest.mark.parametrize("work", [Unkeepable, Unexpected])

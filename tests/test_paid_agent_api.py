@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from examples.paid_agent.app import create_app
 from examples.paid_agent.service import Service
 from examples.paid_agent.settings import Settings
 from examples.paid_agent.work import TextFacts, Verdict
@@ -23,10 +26,11 @@ from .paid_agent import (
     TEXT,
     TIERS,
     Api,
+    on_a_port,
     played,
     started,
 )
-from .paid_agent_work import Stale
+from .paid_agent_work import Stale, Unexpected
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -80,7 +84,7 @@ def test_who_may_read_a_job(play: Callable[..., None]) -> None:
         assert (await api.get(path, ADA)).status_code == 200
         for secret in (None, BOB):
             assert (await api.get(path, secret)).status_code == 404
-        headers = api._authorization("GET", path, b"", ADA)
+        headers = api.authorization("GET", path, b"", ADA)
         assert (await api.http.get(path, headers=headers)).status_code == 200
         again = await api.http.get(path, headers=headers)
         assert (again.status_code, again.json()["error"]) == (401, "NotAuthenticated")
@@ -163,6 +167,51 @@ def test_a_mistake_of_the_services_own(play: Callable[..., None]) -> None:
         assert (answer.status_code, answer.json()["title"]) == (500, "Internal Server Error")
 
     play(scenario, work=Odd())
+
+
+def test_an_estimate_that_breaks(settings: Settings) -> None:
+    """Whatever breaks is answered as a problem, which says nothing of what it was."""
+
+    async def run() -> None:
+        app = create_app(settings, work=Unexpected())
+        async with on_a_port(app) as url, httpx.AsyncClient(base_url=url) as client:
+            answer = await client.get("/api/estimate?request=hello")
+        assert answer.status_code == 500
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "secret" not in answer.text
+
+    asyncio.run(run())
+
+
+def test_what_is_not_there(play: Callable[..., None]) -> None:
+    """Of what nobody created, or another did, the answer says that there is no such thing."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(ADA)
+        for path in ("/api/jobs/nothing-here", f"/api/jobs/{job['id']}"):
+            answer = await api.get(path)
+            assert (answer.status_code, answer.json()["detail"]) == (404, "There is no such job.")
+        answer = await api.get("/api/sessions/nothing-here")
+        assert (answer.status_code, answer.json()["detail"]) == (404, "There is no such session.")
+
+    play(scenario)
+
+
+def test_a_signature_is_for_the_path_that_is_asked(play: Callable[..., None]) -> None:
+    """A proof is for the path as it was sent, and no Host field makes it one for another."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        job = await api.job(ADA)
+        for path in (f"/api/jobs/{job['id']}", "/api/estimate?request=%C3%A9%20%26%2B+a"):
+            for host in ("elsewhere/api?x=", "["):
+                signed = api.authorization("GET", path, b"", ADA)
+                answer = await api.http.get(path, headers={**signed, "Host": host})
+                assert answer.status_code == 200, answer.text
+        signed = api.authorization("GET", "/api/estimate?request=hello", b"", ADA)
+        answer = await api.http.get("/api/estimate?request=hallo", headers=signed)
+        assert answer.status_code == 401
+
+    play(scenario)
 
 
 def test_a_body_that_is_too_long(play: Callable[..., None]) -> None:

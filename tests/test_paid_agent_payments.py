@@ -19,11 +19,13 @@ from examples.paid_agent.service import Service
 from examples.paid_agent.settings import Settings
 from examples.paid_agent.work import Done, TextFacts
 from freetier import Kind
+from freetier.invoices import Invoice
 
 from .paid_agent import (
     ADA,
     BOB,
     LEFT,
+    PRICE,
     TEXT,
     Api,
     entries,
@@ -115,6 +117,33 @@ def test_never_paid(play: Callable[..., None]) -> None:
         assert again["absorbed_sats"] == 0
 
     play(scenario, invoice_ttl=timedelta(seconds=0.2), work_time=timedelta(seconds=0.2))
+
+
+def test_a_node_that_is_away_for_too_long(play: Callable[..., None]) -> None:
+    """Nobody is asked for less than the price once the grant holds the rest no more."""
+
+    class Away(PaperNode):
+        away = True
+
+        async def invoice(self, key: str, sats: int, ttl: timedelta, memo: str) -> Invoice:
+            if self.away:
+                raise NodeError("away")
+            return await super().invoice(key, sats, ttl, memo)
+
+    async def scenario(api: Api, service: Service) -> None:
+        node = Away(service.store)
+        service.jobs.node = node
+        late = await api.job(BOB)
+        assert late["next_step"] == "invoice"
+        await asyncio.sleep(0.5)
+        node.away = False
+        await service.round()
+        failed = await api.until(f"/api/jobs/{late['id']}", "state", "failed", secret=BOB)
+        assert (failed["invoice"], failed["next_step"]) == (None, None)
+        job = await api.job()  # of which the pool pays nothing, there is nothing to be late for
+        assert job["invoice"]["amount_sats"] == PRICE
+
+    play(scenario, invoice_ttl=timedelta(seconds=0.4), work_time=timedelta(seconds=0.2))
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "found out"])

@@ -35,12 +35,12 @@ def answered(error: Exception) -> httpx.Response:
     return asyncio.run(answer_to(error))
 
 
-async def answer_to(error: Exception) -> httpx.Response:
+async def answer_to(error: Exception, host: str = "host") -> httpx.Response:
     app = Starlette(routes=[Route("/jobs", raising(error))])
     add_handlers(app)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
-        return await client.get("/jobs")
+        return await client.get("/jobs", headers={"Host": host})
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,13 @@ def test_an_error_is_answered(error: FreeTierError, status: int) -> None:
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["error"] == type(error).__name__
     assert response.json()["instance"] == "/jobs"
+
+
+@pytest.mark.parametrize("host", ["[", "host/elsewhere?x="])
+def test_a_host_field_says_nothing(host: str) -> None:
+    """What a problem is about is the path that was asked for, whatever the Host field says."""
+    response = asyncio.run(answer_to(Conflict("used"), host))
+    assert (response.status_code, response.json()["instance"]) == (409, "/jobs")
 
 
 def test_a_bill_is_answered() -> None:

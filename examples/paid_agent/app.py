@@ -14,15 +14,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
-from freetier import InvalidInput, UnknownRequest, http
+from freetier import InvalidInput, http
 from freetier.jobs import Step
 from freetier.nostr import verify_nip98
 from freetier.starlette import add_handlers, to_response
 
 from . import page
 from .background import Crowded
-from .desk import log
-from .lightning import Node, NodeError
+from .desk import NotFound, log
+from .lightning import Node
 from .limits import BodyLimit
 from .paper import PaperNode
 from .schemas import (
@@ -46,10 +46,9 @@ from .schemas import (
     session_out,
 )
 from .service import Service, running
-from .sessions import Refused
 from .settings import Settings
 from .store import Overtaken
-from .work import Work
+from .work import Refused, Work
 
 _PAYMENT_HASH = re.compile("[0-9a-f]{64}")
 
@@ -76,10 +75,11 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _on_bad_request)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Refused, _on_refused)
-    app.add_exception_handler(NodeError, _on_node_error)
+    app.add_exception_handler(NotFound, _on_not_found)
     app.add_exception_handler(Crowded, _on_too_much)
     app.add_exception_handler(Overtaken, _on_too_much)
     app.add_exception_handler(InvalidInput, _on_a_mistake_of_ours)
+    app.add_exception_handler(Exception, _on_a_mistake_of_ours)
     app.add_middleware(BodyLimit, most_bytes=100_000)
     _routes(app)
     if settings.lnbits_url is None:
@@ -110,14 +110,17 @@ def get_identity(
 ) -> str | None:
     """The public key that signed the request (NIP-98); None is anonymous.
 
-    The URL that was signed is the one that callers know this service by, whatever proxies do.
+    The URL that was signed is the one that callers know this service by, whatever proxies do, and
+    whatever a `Host` field would make of it.
     """
     if authorization is None:
         return None
-    query = f"?{request.url.query}" if request.url.query else ""
+    asked = request.scope["raw_path"].decode("latin-1")
+    if request.scope["query_string"]:
+        asked += "?" + request.scope["query_string"].decode("latin-1")
     return verify_nip98(
         authorization,
-        url=f"{service.settings.url}{request.url.path}{query}",
+        url=f"{service.settings.url}{asked}",
         method=request.method,
         body=body,
     )
@@ -147,7 +150,7 @@ def _routes(app: FastAPI) -> None:
         """A job as it stands. Of a job that an identity created, to that identity alone."""
         job = await service.jobs.find(job_id)
         if job is None or job.identity not in (None, identity):
-            raise UnknownRequest(f"there is no job {job_id!r}")
+            raise NotFound("There is no such job.")
         return job_out(job)
 
     @app.post("/api/jobs/{job_id}/refund", responses=problems(401, 404, 409))
@@ -180,7 +183,7 @@ def _routes(app: FastAPI) -> None:
         """A session as it stands. One that an identity opened, to that identity alone."""
         session = await service.sessions.found(session_id)
         if session.identity not in (None, identity):
-            raise UnknownRequest(f"there is no session {session_id!r}")
+            raise NotFound("There is no such session.")
         return session_out(session)
 
     @app.post("/api/sessions/{session_id}/request", responses=problems(401, 402, 404, 409))
@@ -234,7 +237,7 @@ def _paper_routes(app: FastAPI) -> None:
         """Pay an invoice on paper: what a wallet would do."""
         assert isinstance(service.node, PaperNode)
         if not await service.node.receive(payment_hash):
-            raise UnknownRequest(f"there is no invoice {payment_hash!r}")
+            raise NotFound("There is no such invoice.")
         service.notice(payment_hash)
         return {"paid": payment_hash}
 
@@ -279,8 +282,8 @@ async def _on_a_mistake_of_ours(request: Request, error: Exception) -> Response:
     return _answer(request, 500, "The service made a mistake.")
 
 
-async def _on_node_error(request: Request, _: Exception) -> Response:
-    return _answer(request, 503, "The Lightning node does not answer.", {"Retry-After": "5"})
+async def _on_not_found(request: Request, error: Exception) -> Response:
+    return _answer(request, 404, str(error))
 
 
 def _answer(
@@ -288,5 +291,5 @@ def _answer(
 ) -> Response:
     """The same form of answer as for the errors of freetier."""
     return to_response(
-        http.plain_problem(status, detail, instance=request.url.path, headers=headers)
+        http.plain_problem(status, detail, instance=request.scope["path"], headers=headers)
     )

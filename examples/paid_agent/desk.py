@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
@@ -20,13 +21,17 @@ from .lightning import Node, NodeError, Outcome
 from .settings import Settings
 from .store import Books, Overtaken, Store
 from .turns import Turns
-from .work import Done, Work, WorkFailed
+from .work import Done, Work, WorkFailed, told
 
 log = logging.getLogger("paid_agent")
 _ATTEMPTS = 100
 T = TypeVar("T")
 P = TypeVar("P", Job, Session)
 Event = Callable[[Books, P], Awaitable[P]]
+
+
+class NotFound(Exception):
+    """There is no such record, or it is not the caller's; its message is for the caller."""
 
 
 class Desk(ABC, Generic[P]):
@@ -118,11 +123,15 @@ class Desk(ABC, Generic[P]):
 
     async def try_to(self, request: str) -> Done:
         """Do the work. Raises `WorkFailed`, whatever it was that broke: a caller is not kept."""
+        limit = asyncio.timeout(self.settings.work_time.total_seconds())
         try:
-            return await self.work.do(request)
-        except WorkFailed:
-            raise
+            async with limit:
+                return await self.work.do(request)
+        except WorkFailed as error:
+            raise WorkFailed(told(str(error), "the work failed")) from error
         except Exception as error:
+            if limit.expired():
+                raise WorkFailed("the work took too long") from error
             log.exception("the work broke")
             raise WorkFailed("the work broke") from error
 

@@ -12,7 +12,7 @@ from .desk import Desk, Event, log, now, simply
 from .lightning import Node
 from .settings import Settings
 from .store import Books, Store
-from .work import Work, WorkFailed
+from .work import Refused, Work, WorkFailed, expected
 
 
 class JobDesk(Desk[Job]):
@@ -57,11 +57,7 @@ class JobDesk(Desk[Job]):
         """See `Desk.own_step`."""
         match jobs.next_step(job):
             case Step.INVOICE:
-                stage = "eval" if job.work_amount_sats is None else "work"
-                made = await self.node.invoice(
-                    f"{job.id}:{stage}", job.asked_sats, self.settings.invoice_ttl, "text work"
-                )
-                return simply(jobs.invoiced, made)
+                return await self._invoice(job)
             case Step.EVALUATION:
                 return self._evaluation(job)
             case Step.GRANT:
@@ -75,14 +71,27 @@ class JobDesk(Desk[Job]):
             case _:
                 return None
 
+    async def _invoice(self, job: Job) -> Event[Job]:
+        """To be paid while the grant holds; where the node was away for too long, never."""
+        stage, ttl = "eval" if job.work_amount_sats is None else "work", self.settings.invoice_ttl
+        if job.free_tier:
+            async with self.store.reading() as books:
+                grant = await books.ledger.grant(job.ledger_id)
+            assert grant.expires_at is not None
+            ttl = min(ttl, grant.expires_at - self.settings.work_time - now())
+            if ttl < self.settings.invoice_ttl / 2:
+                return simply(jobs.expired)
+        made = await self.node.invoice(f"{job.id}:{stage}", job.asked_sats, ttl, "text work")
+        return simply(jobs.invoiced, made)
+
     def _evaluation(self, job: Job) -> Event[Job]:
         rates = self.settings.rates()
         try:
-            verdict = self.work.expect(job.request)
-            if verdict.refused is not None:
-                return simply(jobs.rejected, verdict.refused)
+            verdict = expected(self.work, job.request)
             tokens = {"input_tokens": verdict.input_tokens, "output_tokens": verdict.output_tokens}
             price, cost = price_sats(rates, **tokens), cost_usd(rates, **tokens)
+        except Refused as error:
+            return simply(jobs.rejected, str(error))
         except Exception:
             log.exception("job %s: its evaluation broke", job.id)
             return _failing("the evaluation broke")

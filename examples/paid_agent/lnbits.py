@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -45,7 +46,7 @@ class LNbitsNode:
                     "amount": sats,
                     "unit": "sat",
                     "memo": memo,
-                    "expiry": int(ttl.total_seconds()),
+                    "expiry": math.ceil(ttl.total_seconds()),
                     "external_id": key,
                     "webhook": self._webhook,
                 },
@@ -97,7 +98,8 @@ class LNbitsNode:
 
     async def _made(self, key: str) -> Any:
         found = await self._call("GET", "/api/v1/payments", params={"external_id": key})
-        return next((made for made in found if made["amount"] > 0), None)
+        ours = [made for made in found if made["external_id"] == key]
+        return next((made for made in ours if made["amount"] > 0), None)
 
     async def _outcome(self, payment_hash: str) -> Outcome | None:
         """How our payment of an invoice went; None if there was none."""

@@ -24,10 +24,10 @@ from .desk import P, log, now
 from .jobs import JobDesk
 from .lightning import Node
 from .lnbits import LNbitsNode
-from .sessions import Refused, SessionDesk
+from .sessions import SessionDesk
 from .settings import Settings
 from .store import R, Store, opened
-from .work import TextFacts, Work
+from .work import TextFacts, Work, expected
 
 LATE = timedelta(days=1)
 """How long after an invoice expired the node is still asked whether it was paid after all."""
@@ -50,6 +50,7 @@ class Service:
     _stopping: asyncio.Event = field(factory=asyncio.Event)
     _quick: Crew = field(factory=lambda: Crew(AT_ONCE))
     _works: Crew = field(factory=lambda: Crew(AT_ONCE))
+    _requests: Crew = field(factory=lambda: Crew(AT_ONCE))
     _notices: Crew = field(factory=lambda: Crew(AT_ONCE, MOST_NOTICES))
 
     def bring_on_job(self, job_id: str) -> asyncio.Task[None]:
@@ -95,9 +96,7 @@ class Service:
 
     async def estimate(self, request: str, identity: str | None) -> Estimate:
         """What a job would cost, and who would pay; nothing is written. Raises `Refused`."""
-        verdict = self.work.expect(request)
-        if verdict.refused is not None:
-            raise Refused(verdict.refused)
+        verdict = expected(self.work, request)
         rates = self.settings.rates()
         tokens = {"input_tokens": verdict.input_tokens, "output_tokens": verdict.output_tokens}
         asked = Request(
@@ -120,7 +119,8 @@ class Service:
             await self._begun([self.bring_on_session(session.id) for session in due])
         async for asked in self._unfinished(tables.session_requests):
             for request in asked:
-                self._works.start(request.id, partial(self.sessions.resume, request.id))
+                if not self.sessions.is_served(request.id):
+                    self._requests.start(request.id, partial(self.sessions.resume, request.id))
         for late in (self._lately_expired(tables.jobs), self._lately_expired(tables.sessions)):
             async for ids in late:
                 await self._begun(
@@ -152,7 +152,7 @@ class Service:
 
     async def close(self) -> None:
         """Let what is running end where it may stop."""
-        for crew in (self._notices, self._quick, self._works):
+        for crew in (self._notices, self._quick, self._works, self._requests):
             await crew.close()
         await self.node.close()
 

@@ -6,21 +6,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
-from freetier import Conflict, InvalidInput, Request, UnknownRequest, sessions
+from freetier import Conflict, InvalidInput, Request, sessions
 from freetier.pricing import cost_usd, price_sats
 from freetier.sessions import Session, SessionRequest, SessionState, Step
 
-from .desk import Desk, Event, log, now, simply
+from .desk import Desk, Event, NotFound, log, now, simply
 from .lightning import Node
 from .settings import Settings
 from .store import Books, Overtaken, Store
-from .work import Work, WorkFailed
+from .work import Work, WorkFailed, expected
 
 Both = tuple[Session, SessionRequest]
-
-
-class Refused(Exception):
-    """The request is not of the kind that is served; its message is for the caller."""
 
 
 class SessionDesk(Desk[Session]):
@@ -52,16 +48,16 @@ class SessionDesk(Desk[Session]):
         return await self.found(session_id), made
 
     async def found(self, session_id: str) -> Session:
-        """The session of an id. Raises `UnknownRequest`."""
+        """The session of an id. Raises `NotFound`."""
         session = await self.find(session_id)
         if session is None:
-            raise UnknownRequest(f"there is no session {session_id!r}")
+            raise NotFound("There is no such session.")
         return session
 
     async def close(self, session_id: str, destination: str) -> Session:
         """Close a session; what is left of its deposit goes to the destination.
 
-        Raises `UnknownRequest`, and `Conflict` while it computes, or is refunded elsewhere.
+        Raises `NotFound`, and `Conflict` while it computes, or is refunded elsewhere.
         """
 
         async def address_and_close(_: Books, session: Session) -> Session:
@@ -88,11 +84,15 @@ class SessionDesk(Desk[Session]):
     async def serve(self, session_id: str, request_id: str, request: str) -> SessionRequest:
         """Admit, compute, settle; or what is known of the request, if it came before.
 
-        Raises `Refused`, `InsufficientBalance`, `Conflict`, `UnknownRequest`, `StalePrice`.
+        Raises `Refused`, `InsufficientBalance`, `Conflict`, `NotFound`, `StalePrice`.
         """
         async with self._turns.alone(request_id):
             known = await self._admitted(session_id, request_id, request)
             return await self._finish(known)
+
+    def is_served(self, request_id: str) -> bool:
+        """Whether somebody is at it."""
+        return self._turns.busy(request_id)
 
     async def resume(self, request_id: str) -> None:
         """Finish a request that was interrupted."""
@@ -108,9 +108,7 @@ class SessionDesk(Desk[Session]):
         if known is not None:
             return sessions.repeated(known, session_id, request)
         session = await self.found(session_id)
-        verdict = self.work.expect(request)
-        if verdict.refused is not None:
-            raise Refused(verdict.refused)
+        verdict = expected(self.work, request)
         price = price_sats(
             self.settings.rates(),
             input_tokens=verdict.input_tokens,

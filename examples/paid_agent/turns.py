@@ -13,6 +13,10 @@ class Turns:
     def __init__(self) -> None:
         self._busy: dict[str, tuple[Lock, int]] = {}
 
+    def busy(self, name: str) -> bool:
+        """Whether somebody is inside under this name, or waits to be."""
+        return name in self._busy
+
     @asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[None]:
         """Nobody else in this process is inside under this name."""

@@ -10,10 +10,15 @@ from attrs import frozen
 
 LONGEST = 20_000
 MOST_WORDS = 5_000
+LONGEST_MESSAGE = 1_000
 
 
 class WorkFailed(Exception):
     """The work could not be done; its message is for the caller."""
+
+
+class Refused(Exception):
+    """The request is not of the kind that is done; its message is for the caller."""
 
 
 @frozen
@@ -44,6 +49,20 @@ class Work(Protocol):
         """Do it. Raises `WorkFailed`."""
 
 
+def expected(work: Work, request: str) -> Verdict:
+    """What the work takes at most. Raises `Refused`."""
+    verdict = work.expect(request)
+    if verdict.refused is not None:
+        raise Refused(told(verdict.refused, "it is not the kind of work that is done here"))
+    return verdict
+
+
+def told(message: str, otherwise: str) -> str:
+    """`message` as every database keeps it, and not too long; `otherwise` if it is empty."""
+    text = message.encode("utf-8", "replace").decode().replace("\0", "").strip()
+    return text[:LONGEST_MESSAGE] or otherwise
+
+
 class TextFacts:
     """Counts what a text has, and names its most frequent words. A token is about a word."""
 
@@ -61,7 +80,8 @@ class TextFacts:
         frequent = Counter(word.lower() for word in words if len(word) > 3).most_common(5)
         named = ", ".join(f"{word} ({times})" for word, times in frequent) or "none"
         result = f"{len(words)} words, {sentences} sentences. Most frequent long words: {named}."
-        return Done(result, len(words), len(_words(result)))
+        # By spaces: a word that is made lower case may fall apart into many of `_words`.
+        return Done(result, len(words), len(result.split()))
 
 
 def _words(text: str) -> list[str]:

@@ -18,7 +18,10 @@ class Step(StrEnum):
     """What the host does next for a job, a session or its requests. Each is safe to do again."""
 
     INVOICE = "invoice"
-    """Have an invoice made for `asked_sats`, one per job and stage, or session: `invoiced`."""
+    """Have an invoice made for `asked_sats`, one per job and stage, or session: `invoiced`.
+
+    Of a job that the pool pays a part of, no longer than its grant holds: then `expired`.
+    """
     PAYMENT = "payment"
     """Ask whether the invoice was paid: `paid`; or past its time, and unpaid: `expired`."""
     EVALUATION = "evaluation"

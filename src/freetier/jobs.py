@@ -117,14 +117,21 @@ def paid(job: Job, invoice: Invoice, *, at: datetime) -> Job:
 def expired(job: Job, *, at: datetime) -> Job:
     """The invoice was not paid in time, says the node: `failed`. Nothing is owed to anybody.
 
+    So too when no invoice could be made while the grant held: a host may not ask for less than the
+    price when the pool promises the rest no more.
+
     The grant is not released: it expires by itself, and the allowance stays spent. Else holding
     the pool's sats without ever paying would cost nothing. Before its time, it is refused.
     """
     if job.expired:
         return job
-    if next_step(job) is not Step.PAYMENT or job.invoice is None or at < job.invoice.expires_at:
+    if next_step(job) is Step.INVOICE and job.free_tier:
+        message = "no invoice could be made in time"
+    elif next_step(job) is Step.PAYMENT and job.invoice and at >= job.invoice.expires_at:
+        until = job.invoice.expires_at.isoformat()
+        message = f"invoice {job.invoice.id} was not paid until {until}"
+    else:
         refuse(job, "no invoice of it has expired")
-    message = f"invoice {job.invoice.id} was not paid until {job.invoice.expires_at.isoformat()}"
     return moved(job, at, state=JobState.FAILED, error_message=message, absorbed_sats=0)
 
 

@@ -47,9 +47,12 @@ async def on_error(request: Request, error: Exception) -> Response:
         return to_response(error.reply)
     if not isinstance(error, FreeTierError):
         raise error
-    reply = http.problem(error, instance=request.url.path)
+    path = request.scope[
+        "path"
+    ]  # what `request.url` has is, in older releases, up to the Host field
+    reply = http.problem(error, instance=path)
     if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.error("%s is answered with %s", request.url.path, reply.status, exc_info=error)
+        _log.error("%s is answered with %s", path, reply.status, exc_info=error)
     return to_response(reply)
 
 
