@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import psycopg
 import pytest
 from attrs import evolve
+from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -31,7 +33,7 @@ from freetier import (
 )
 from freetier.asyncpg import AsyncpgRepository
 from freetier.repository import Deposit, Draw
-from freetier.sqlalchemy import AsyncSQLAlchemyRepository
+from freetier.sqlalchemy import AsyncSQLAlchemyRepository, SQLAlchemyRepository
 from freetier.values import Caps
 
 from .host_connections import (
@@ -277,6 +279,37 @@ class TestOnAServer(EveryPostgresConnection):
         host.commit()
 
 
+BY_AND_BY = [{"stream_results": True}, {"yield_per": 10}]
+
+
+@pytest.mark.parametrize("options", BY_AND_BY, ids=str)
+def test_rows_by_and_by(postgres_dsn: str, options: dict[str, Any]) -> None:
+    """A host may have its rows streamed, and its connection does the ledger's work all the same."""
+    freetier.open(postgres_dsn, POLICY).close()
+    engine = create_engine(postgres_dsn.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.connect().execution_options(**options) as host, host.begin():
+        assert FreeTier(POLICY, SQLAlchemyRepository(host)).reserve(JOB).absorb_sats == 120
+        assert host.get_execution_options().items() >= options.items()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("options", BY_AND_BY, ids=str)
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_rows_by_and_by_async(postgres_dsn: str, driver: str, options: dict[str, Any]) -> None:
+    """So may an async host."""
+    freetier.open(postgres_dsn, POLICY).close()
+
+    async def reserve() -> None:
+        url = postgres_dsn.replace("postgresql:", f"postgresql+{driver}:")
+        engine = create_async_engine(url, poolclass=NullPool)
+        async with engine.connect() as host:
+            await host.execution_options(**options)
+            ledger = AsyncFreeTier(POLICY, AsyncSQLAlchemyRepository(host))
+            assert (await ledger.reserve(JOB)).absorb_sats == 120
+
+    asyncio.run(reserve())
+
+
 @pytest.mark.parametrize("through_sqlalchemy", [True, False])
 def test_a_hosts_limit_on_statements(postgres_dsn: str, through_sqlalchemy: bool) -> None:
     """What asyncpg's `command_timeout` breaks off is an error of ours, and nothing is written."""
@@ -299,7 +332,7 @@ def test_a_hosts_limit_on_statements(postgres_dsn: str, through_sqlalchemy: bool
     with freetier.open(postgres_dsn, POLICY) as other:
         with connected("psycopg", postgres_dsn) as holder:
             holder.ledger.donate("gift", 1)
-            with pytest.raises(OutcomeUnknown):
+            with pytest.raises(OutcomeUnknown, match="in time"):
                 asyncio.run(reserve())
             holder.commit()
         assert written(other) == (["donation"], 0)

@@ -31,6 +31,10 @@ WRONG = [
     f"postgresql://ada:{SECRET}@db/x\0",
     f"postgresql://ada:{SECRET}@@127.0.0.1:1/x",
     f"sqlite:///ada:{SECRET}@db?x",
+    f"host=db user=ada password={SECRET} dbname=x",
+    f"host=db user=ada PASSWORD = 'a {SECRET}' dbname=x",
+    f"host=db dbname=x password='a\\' {SECRET}",
+    f"postgresql://db:1/x?password={SECRET}&sslmode=wrong",
 ]
 
 

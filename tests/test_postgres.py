@@ -77,6 +77,16 @@ def test_a_url_that_cannot_be_read(driver: Driver, rest: str) -> None:
 
 
 @every_driver
+@pytest.mark.parametrize(
+    "parameter", ["foo=bar", "options=-cfoo%3Dbar", "sslmode=nope", "application_name=%zz"]
+)
+def test_a_parameter_that_nobody_knows(own: OwnServer, driver: Driver, parameter: str) -> None:
+    """It is a ConfigError with each driver: to try again is of no use."""
+    dsn = own.dsn()
+    assert type(failure(driver, f"{dsn}{'&' if '?' in dsn else '?'}{parameter}")) is ConfigError
+
+
+@every_driver
 def test_a_role_without_rights(own: OwnServer, driver: Driver) -> None:
     """A role that may not make the schema is a ConfigError."""
     dsn = own.create()

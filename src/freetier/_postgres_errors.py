@@ -27,6 +27,7 @@ _BY_STATE: dict[str, type[FreeTierError]] = {
     "40": StoreUnavailable,  # a deadlock, or a serialization failure: rolled back
     "42": SchemaError,
     "42501": ConfigError,  # the role may not
+    "42704": ConfigError,  # a setting that the server does not know
     "53": StoreUnavailable,
     "53100": StoreFull,
     "55": StoreUnavailable,  # a lock that was not to be had in time
@@ -37,6 +38,11 @@ _BY_STATE: dict[str, type[FreeTierError]] = {
 }
 # What ends the connection, perhaps between a commit and its answer.
 _BREAKS = ("08", "57P")
+
+
+def words(error: Exception) -> str:
+    """What an error says, if it says anything."""
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else "")
 
 
 def translated(state: str | None, message: str, *, writes: bool) -> FreeTierError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
 from freetier._patience import check_timeout
-from freetier.errors import InvalidInput, OutcomeUnknown
+from freetier.errors import ConfigError, InvalidInput, OutcomeUnknown
 
 DEADLINE_S: Final = 5.0
 """How long one call waits for a connection, for locks, and for a server that restarts."""
@@ -20,15 +21,29 @@ _MOST_CONNECTIONS = 1000
 _LEAST_TIMEOUT_S = 0.001
 
 _WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
+_BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 _SCHEMES = ("postgresql://", "postgres://")
 
 
 def checked_url(database: object, expected: str) -> str:
-    """`database`, if it is a Postgres URL; else raises `InvalidInput`, without the password."""
+    """`database`, if it is a Postgres URL; else raises, without the password.
+
+    `InvalidInput`; `ConfigError`, for a `%` that escapes nothing: drivers differ over it.
+    """
     if type(database) is str and database.startswith(_SCHEMES) and "\0" not in database:
+        if _BAD_ESCAPE.search(database):
+            raise unreadable()
         return database
     shown = database.partition("://")[0] if isinstance(database, str) else database
     raise InvalidInput("database", shown, f"a postgresql://… URL or {expected}")
+
+
+def unreadable() -> ConfigError:
+    """What to raise, and from no cause: that may show the password."""
+    return ConfigError(
+        "the URL of the database cannot be read: special characters are written as %XX, "
+        "and its parameters must be the driver's"
+    )
 
 
 def checked_timeout(timeout_s: float) -> float:

@@ -20,7 +20,7 @@ from psycopg.types.string import StrDumperUnknown, TextLoader
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from freetier._postgres_errors import translated
-from freetier._postgres_own import GRACE_S, OPENING_S, check_replicated, session
+from freetier._postgres_own import GRACE_S, OPENING_S, check_replicated, session, unreadable
 from freetier._postgres_text import check_encoding
 from freetier.errors import ConfigError, FreeTierError, StoreUnavailable
 
@@ -30,6 +30,7 @@ AsyncConnection = psycopg.AsyncConnection[Any]
 _NOT_SET_UP = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|not permitted to log in"
     r"|(role|database) .* does not exist|permission denied for database"
+    r"|invalid [\w ]+ value|invalid port|unrecognized configuration parameter"
 )
 Row = tuple[Any, ...]
 T = TypeVar("T")
@@ -177,10 +178,8 @@ def check_readable(url: str) -> None:
     """Raise `ConfigError` for a URL that libpq cannot read."""
     try:
         conninfo_to_dict(url)
-    except psycopg.ProgrammingError:  # not its cause: it may show the password
-        raise ConfigError(
-            "the URL of the database cannot be read: write special characters as %XX"
-        ) from None
+    except psycopg.ProgrammingError:
+        raise unreadable() from None
 
 
 def not_let_in(error: psycopg.Error) -> FreeTierError:

@@ -14,7 +14,7 @@ from freetier import _postgres_schema
 from freetier._awaiting import AwaitingRepository
 from freetier._fork import ForkGuard
 from freetier._patience import AWAY_PAUSE_S, Patience
-from freetier._postgres_errors import translated
+from freetier._postgres_errors import translated, words
 from freetier._postgres_own import (
     CONNECTIONS,
     DEADLINE_S,
@@ -25,6 +25,7 @@ from freetier._postgres_own import (
     checked_timeout,
     checked_url,
     session,
+    unreadable,
 )
 from freetier._postgres_text import check_encoding, numbered, quoted
 from freetier._sql import Query
@@ -37,7 +38,7 @@ Fetch = Callable[[asyncpg.Connection], Any]
 
 _LEAST_CONNECTING_S = 2  # as libpq has it
 
-# What asyncpg raises: the server's errors, its own, and the socket's.
+# What asyncpg raises: the server's errors, its own, and the socket's; a TimeoutError is of these.
 _ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
@@ -161,8 +162,10 @@ class _Own:
             if self._pool is None:
                 try:
                     self._pool = await self._opened(migrate)
-                except (*_ERRORS, TimeoutError) as error:
+                except _ERRORS as error:
                     raise _translated(error, writes=False) from error
+                if self._closed:  # meanwhile
+                    await self._pool.close()
 
     async def _opened(self, migrate: Fetch) -> asyncpg.Pool:
         connecting = {
@@ -190,10 +193,8 @@ class _Own:
     async def _first(self, **options: Any) -> asyncpg.Connection:
         try:
             return await asyncpg.connect(self._url, **options)
-        except ValueError:  # not its cause: it may show the password
-            raise ConfigError(
-                "the URL of the database cannot be read: write special characters as %XX"
-            ) from None
+        except ValueError:
+            raise unreadable() from None
 
     async def fetch(self, text: str, arguments: Sequence[Any], *, writes: bool) -> Rows:
         self._fork.check()
@@ -218,7 +219,7 @@ class _Own:
             raise ConfigError("the ledger is not open: use `async with`, or await its `open`")
         try:
             connection = await self._pool.acquire(timeout=patience.left_s())
-        except (*_ERRORS, TimeoutError) as error:
+        except _ERRORS as error:
             raise _translated(error, writes=False) from error
         try:
             with _asking(connection, patience.left_s()):
@@ -292,4 +293,4 @@ def _translated(error: Exception, *, writes: bool) -> FreeTierError:
     if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, asyncpg.PostgresError):
         return StoreUnavailable(f"Postgres: {error}; nothing was written")
     state: str | None = getattr(error, "sqlstate", None)
-    return translated(state, str(error), writes=writes)
+    return translated(state, words(error), writes=writes)

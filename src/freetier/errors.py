@@ -14,6 +14,8 @@ import re
 _SHOWN = 60
 _LOOKED_AT = 4096  # a value may be of any length
 _WHO = re.compile(r"(:/+)\S*@")
+# All that follows a quote: where it ends is a matter of what escapes what.
+_PASSWORD = re.compile(r"(password\s*=\s*)(?:\\?'.*|[^\s&'\"]*)", re.IGNORECASE | re.DOTALL)
 
 
 class FreeTierError(Exception):
@@ -102,8 +104,11 @@ class NotAuthenticated(FreeTierError):
 
 
 def without_password(text: str) -> str:
-    """`text` as it may be shown: of a URL, who it is for and the password are left out."""
-    return _WHO.sub(r"\1…@", text)
+    """`text` as it may be shown: of a URL, who it is for and the password are left out.
+
+    So is the password of libpq's own form, `host=… password=…`, and of a URL's parameters.
+    """
+    return _PASSWORD.sub(r"\1…", _WHO.sub(r"\1…@", text))
 
 
 def shown(value: object) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any, TypeVar
@@ -32,6 +32,9 @@ from freetier.steps import Steps, perform
 
 T = TypeVar("T")
 Rows = Sequence[Sequence[Any]]
+
+# A host may have its own rows come by and by; a cursor on the server takes no INSERT.
+_AT_ONCE: Mapping[str, Any] = {"stream_results": False, "yield_per": None}
 
 
 class SQLAlchemyRepository(BlockingRepository):
@@ -56,7 +59,7 @@ class SQLAlchemyRepository(BlockingRepository):
             self._dialect.check(self._connection)
             whole = self._connection.begin if _commits(self._connection) else nullcontext
             with whole():
-                rows = self._connection.execute(statement, params).fetchall()
+                rows = _execute(self._connection, statement, params)
         return query.parse(rows)
 
     def close(self) -> None:
@@ -84,7 +87,10 @@ class AsyncSQLAlchemyRepository(AwaitingRepository):
         async with self._lock:
             with self._dialect.translating(writes=query.writes):
                 self._dialect.check(self._connection.sync_connection)
-                return (await self._connection.execute(statement, params)).fetchall()
+                found = await self._connection.execute(
+                    statement, params, execution_options=_AT_ONCE
+                )
+                return found.fetchall()
 
     async def close(self) -> None:
         """Nothing: the connection is the host's."""
@@ -103,6 +109,13 @@ async def _to_its_end(fetching: Coroutine[Any, Any, Rows]) -> Rows:
         await asyncio.wait([task])
         task.exception()  # nobody is left to tell; else it would be logged as never retrieved
         raise
+
+
+def _execute(connection: Connection, statement: TextClause, params: dict[str, Any]) -> Rows:
+    if isinstance(connection, FutureConnection):
+        return connection.execute(statement, params, execution_options=_AT_ONCE).fetchall()
+    # 1.4's first kind takes no options with a statement; what has them then is another object.
+    return connection.execution_options(**_AT_ONCE).execute(statement, params).fetchall()
 
 
 def migrate(connection: Connection, schema: str | None = None) -> int:
@@ -193,7 +206,8 @@ class _Dialect:
         except DBAPIError as error:
             raise self._translated(error, writes=writes) from error
         except OSError as error:  # asyncpg's connections raise the socket's as they come
-            raise _postgres_errors.translated(None, str(error), writes=writes) from error
+            told = _postgres_errors.words(error)
+            raise _postgres_errors.translated(None, told, writes=writes) from error
         except SQLAlchemyError as error:  # its own complaint, before the database was asked
             raise StoreUnavailable(f"the host's connection: {error}") from error
 
