@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from freetier import FreeTier, FreeTierPolicy, IntegrityError, Request
+from freetier import FreeTier, FreeTierPolicy, IntegrityError, Request, _sorting
 from freetier.audit import INVARIANTS, SEALED
 from freetier.memory import MemoryRepository
 from freetier.migrations import migrate
@@ -36,8 +37,11 @@ class Tampered:
         return {problem.invariant: problem.seq for problem in self.ledger.verify().problems}
 
 
-@pytest.fixture
-def tampered(tmp_path: Path) -> Iterator[Tampered]:
+@pytest.fixture(params=[_sorting.PART, 2], ids=["in memory", "through a file"])
+def tampered(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Tampered]:
+    monkeypatch.setattr(_sorting, "PART", request.param)
     with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as connection:
         migrate(connection)
         clock = Clock()
@@ -162,6 +166,31 @@ def test_what_cannot_be_read_is_said(tampered: Tampered, change: str) -> None:
     assert tampered.connection.execute(change).rowcount == 1
     with pytest.raises(IntegrityError, match=r"entry 1[01] cannot be read"):
         tampered.ledger.verify()
+
+
+def test_memory_does_not_grow_with_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To verify a journal four times as long takes no more memory."""
+    monkeypatch.setattr(_sorting, "PART", 500)
+
+    def peak(grants: int) -> int:
+        clock = Clock()
+        ledger = FreeTier(FreeTierPolicy(), MemoryRepository(), clock=clock)
+        ledger.seed()
+        for number in range(grants):
+            request = Request(f"request-{number}", "ada", "elite", 1)
+            ledger.reserve(request, ttl=timedelta(seconds=1))
+            clock.advance(seconds=1)
+            if number % 2:
+                ledger.settle(request.request_id)
+            ledger.sweep()
+        tracemalloc.start()
+        try:
+            assert ledger.verify().ok
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(4_000) < 1.5 * peak(1_000)
 
 
 def test_every_invariant_is_tried() -> None:

@@ -101,7 +101,7 @@ def test_never_paid(play: Callable[..., None]) -> None:
 
     async def scenario(api: Api, service: Service) -> None:
         job = await api.job(BOB)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.4)
         await service.round()
         failed = await api.until(f"/api/jobs/{job['id']}", "state", "failed", secret=BOB)
         assert (failed["next_step"], failed["absorbed_sats"], failed["refund"]["sats"]) == (
@@ -116,7 +116,7 @@ def test_never_paid(play: Callable[..., None]) -> None:
         again = await api.job(BOB)
         assert again["absorbed_sats"] == 0
 
-    play(scenario, invoice_ttl=timedelta(seconds=0.2), work_time=timedelta(seconds=0.2))
+    play(scenario, invoice_ttl=timedelta(seconds=1), work_time=timedelta(seconds=0.2))
 
 
 def test_a_node_that_is_away_for_too_long(play: Callable[..., None]) -> None:
@@ -135,7 +135,7 @@ def test_a_node_that_is_away_for_too_long(play: Callable[..., None]) -> None:
         service.jobs.node = node
         late = await api.job(BOB)
         assert late["next_step"] == "invoice"
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)
         node.away = False
         await service.round()
         failed = await api.until(f"/api/jobs/{late['id']}", "state", "failed", secret=BOB)
@@ -143,7 +143,7 @@ def test_a_node_that_is_away_for_too_long(play: Callable[..., None]) -> None:
         job = await api.job()  # of which the pool pays nothing, there is nothing to be late for
         assert job["invoice"]["amount_sats"] == PRICE
 
-    play(scenario, invoice_ttl=timedelta(seconds=0.4), work_time=timedelta(seconds=0.2))
+    play(scenario, invoice_ttl=timedelta(seconds=2), work_time=timedelta(seconds=0.2))
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "found out"])
@@ -152,7 +152,7 @@ def test_paid_late(play: Callable[..., None], told: bool) -> None:
 
     async def scenario(api: Api, service: Service) -> None:
         job = await api.job(BOB)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.4)
         await service.round()
         path = f"/api/jobs/{job['id']}"
         await api.until(path, "state", "failed", secret=BOB)
@@ -166,7 +166,7 @@ def test_paid_late(play: Callable[..., None], told: bool) -> None:
         assert done["absorbed_sats"] == LEFT
         assert len(await entries(service, Kind.LATE)) == 1
 
-    play(scenario, invoice_ttl=timedelta(seconds=0.2), work_time=timedelta(seconds=0.2))
+    play(scenario, invoice_ttl=timedelta(seconds=1), work_time=timedelta(seconds=0.2))
 
 
 def test_notices(play: Callable[..., None]) -> None:

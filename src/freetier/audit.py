@@ -1,7 +1,10 @@
-"""`verify`: every balance proved from the journal, in one pass. Pure: entries in, a report out.
+"""`verify`: every balance proved from the journal, in one pass. Entries in, a report out.
 
 The numbers are those of `docs/explanation/design.md`. For each invariant the first entry that
 breaks it is named; a broken entry does not hide the next invariant's.
+
+What memory holds grows with the open grants and the counters, not with the journal: what has to be
+seen by key, far apart as it may be, is sorted by key in a temporary file.
 """
 
 from __future__ import annotations
@@ -9,11 +12,15 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import timedelta
+from operator import itemgetter
 
 from attrs import define, field, frozen
 
-from freetier.journal import DEPOSITS, DRAWS, ENDINGS, amount, once
+from freetier._ending import faults_of_an_ending
+from freetier._sorting import Sorter
+from freetier.journal import DEPOSITS, DRAWS, amount, once
 from freetier.repository import Books, Repository
 from freetier.sealing import START, Head, linked
 from freetier.steps import Steps
@@ -75,11 +82,14 @@ def audit(against: Head | None = None) -> Steps[Report]:
     The books are read after the journal: an entry that the pool's row does not know was planted.
     What was written between the two reads is read then.
     """
-    auditor = _Auditor(against)
-    yield from _read(auditor)
-    books: Books = yield lambda store: store.books()
-    yield from _read(auditor, until=books.seq)
-    auditor.close(books)
+    with ExitStack() as held:
+        keys: Sorter[_Key] = held.enter_context(Sorter(lambda row: row))
+        lates: Sorter[_Late] = held.enter_context(Sorter(itemgetter(0, 1)))
+        auditor = _Auditor(against, keys, lates)
+        yield from _read(auditor)
+        books: Books = yield lambda store: store.books()
+        yield from _read(auditor, until=books.seq)
+        auditor.close(books)
     problems = tuple(sorted(auditor.problems.values(), key=lambda problem: problem.invariant))
     head = Head(auditor.last.seq if auditor.last else 0, auditor.digest.hex())
     return Report(auditor.count, books.balance_sats, books.reserved_sats, problems, head, against)
@@ -94,11 +104,19 @@ def _read(auditor: _Auditor, until: int = sys.maxsize) -> Steps[None]:
             auditor.take(entry)
 
 
+_Key = tuple[str, str, int]
+"""A key, what there is only one of under it, and the seq of the entry that was it."""
+_Late = tuple[str, int, Entry]
+"""A key and a seq, with a grant that expired there, or with a late settlement."""
+
+
 @define
 class _Auditor:
     """The running totals, as the entries so far give them."""
 
-    against: Head | None = None
+    against: Head | None
+    keys: Sorter[_Key]
+    lates: Sorter[_Late]
     digest: bytes = bytes.fromhex(START.digest)
     problems: dict[int, Problem] = field(factory=dict)
     count: int = 0
@@ -108,9 +126,7 @@ class _Auditor:
     last: Entry | None = None
     totals: dict[Kind, int] = field(factory=lambda: dict.fromkeys(Kind, 0))
     used: dict[tuple[int, str, str], int] = field(factory=lambda: defaultdict(int))
-    once: set[tuple[str, str]] = field(factory=set)
     held: dict[str, Entry] = field(factory=dict)
-    expired: dict[str, Entry] = field(factory=dict)
 
     def next_page(self, store: Repository) -> list[Entry]:
         return store.entries(0 if self.last is None else self.last.seq)
@@ -118,7 +134,9 @@ class _Auditor:
     def take(self, entry: Entry) -> None:
         self.count += 1
         self._order(entry)
-        self._uniqueness(entry)
+        if entry.kind in DRAWS or entry.kind in DEPOSITS:  # of endings there is invariant 8
+            key = "seed" if entry.kind is Kind.SEED else entry.key
+            self.keys.add((key, once(entry.kind), entry.seq))
         if entry.kind in DRAWS:
             self._draw(entry)
         elif entry.kind in DEPOSITS:
@@ -130,7 +148,9 @@ class _Auditor:
         self.last = entry
 
     def close(self, books: Books) -> None:
-        """Hold the derived tables against the sums."""
+        """Look through what was sorted, and hold the derived tables against the sums."""
+        self._uniqueness()
+        self._late_settlements()
         reached = self.against is None or self.against.seq <= self.count
         self._check(SEALED, None, reached, f"it ends at entry {self.count}, before the head")
         self._check(1, None, books.balance_sats == self.balance, "the pool's row differs")
@@ -152,9 +172,14 @@ class _Auditor:
         self._check(7, None, books.credit_carry == self.carry, "the carried remainder differs")
 
     def _check(self, invariant: int, entry: Entry | None, holds: bool, detail: str) -> None:
-        if not holds and invariant not in self.problems:
-            seq = None if entry is None else entry.seq
-            self.problems[invariant] = Problem(invariant, seq, detail)
+        if not holds:
+            self._note(Problem(invariant, None if entry is None else entry.seq, detail))
+
+    def _note(self, problem: Problem) -> None:
+        """Keep it, unless one of an earlier entry is known; what was sorted is not seen in turn."""
+        known = self.problems.get(problem.invariant)
+        if known is None or (known.seq or 0) > (problem.seq or sys.maxsize):
+            self.problems[problem.invariant] = problem
 
     def _order(self, entry: Entry) -> None:
         self._check(4, entry, entry.seq == self.count, f"seq {entry.seq} stands at {self.count}")
@@ -167,12 +192,20 @@ class _Auditor:
             same = self.digest.hex() == self.against.digest
             self._check(SEALED, entry, same, "up to here it is not the journal that was sealed")
 
-    def _uniqueness(self, entry: Entry) -> None:
-        if entry.kind in ENDINGS or entry.kind is Kind.LATE:
-            return  # invariant 8
-        only = once(entry.kind), "seed" if entry.kind is Kind.SEED else entry.key
-        self._check(7, entry, only not in self.once, f"a second {only[0]} of {entry.key!r}")
-        self.once.add(only)
+    def _uniqueness(self) -> None:
+        before = None
+        for key, only, seq in self.keys:
+            if (key, only) == before:
+                self._note(Problem(7, seq, f"a second {only} of {key!r}"))
+            before = key, only
+
+    def _late_settlements(self) -> None:
+        expired: dict[str, Entry] = {}
+        for key, _, entry in self.lates:
+            if entry.kind is Kind.LATE:
+                self._ends(entry, expired.pop(key, None))
+            else:
+                expired = {key: entry}
 
     def _moves(self, entry: Entry, balance: int, reserved: int, used: int) -> None:
         moved = (entry.balance_change, entry.reserved_change, entry.used_change)
@@ -208,8 +241,15 @@ class _Auditor:
             self._moves(entry, -absorb, 0, absorb)
 
     def _ending(self, entry: Entry) -> None:
-        late = entry.kind is Kind.LATE
-        grant = (self.expired if late else self.held).pop(entry.key, None)
+        if entry.kind is Kind.LATE:
+            self.lates.add((entry.key, entry.seq, entry))
+            return
+        grant = self.held.pop(entry.key, None)
+        self._ends(entry, grant)
+        if grant is not None and entry.kind is Kind.EXPIRE:
+            self.lates.add((entry.key, entry.seq, grant))
+
+    def _ends(self, entry: Entry, grant: Entry | None) -> None:
         if grant is None:
             self._check(
                 8, entry, False, f"{entry.kind} of {entry.key!r}, which is not there to end"
@@ -224,7 +264,6 @@ class _Auditor:
                 self._moves(entry, 0, -absorb, -absorb)
             case Kind.EXPIRE:
                 self._moves(entry, 0, -absorb, 0)
-                self.expired[entry.key] = grant
             case _:
                 self._moves(entry, -absorbed, 0, absorbed - absorb)
         in_time = grant.expires_at is not None and entry.at < grant.expires_at
@@ -242,30 +281,8 @@ class _Auditor:
             same == (grant.identity, grant.tier, grant.price_sats),
             "not the identity, tier and price of its grant",
         )
-        self._settlement(entry, absorb, charge)
-
-    def _settlement(self, entry: Entry, absorb: int, charge: int) -> None:
-        """The figures of an ending, against its grant's: rule 6 of the decisions' reference."""
-        absorbed, uncovered = entry.absorb_sats or 0, entry.uncovered_sats or 0
-        pool_part, charged = absorbed + uncovered, entry.charge_sats or 0
-        refund, overrun = entry.refund_sats or 0, entry.overrun_sats or 0
-        if entry.kind in (Kind.RELEASE, Kind.EXPIRE):
-            nothing = (absorbed, uncovered, charged, refund, overrun) == (0, 0, 0, 0, 0)
-            self._check(10, entry, nothing, f"{entry.kind} with figures of a settlement")
-            return
-        fits = absorbed >= 0 and uncovered >= 0 and pool_part <= absorb
-        self._check(10, entry, fits, f"absorbed {absorbed}, uncovered {uncovered}, of {absorb}")
-        fits = charged + refund == charge and charged >= 0 and refund >= 0
-        self._check(10, entry, fits, f"charged {charged} and refunded {refund} of {charge}")
-        first = charged == 0 or pool_part == absorb
-        self._check(10, entry, first, "the caller is charged before the pool's part is used up")
-        whole = overrun == 0 or (overrun > 0 and pool_part + charged == entry.price_sats)
-        self._check(10, entry, whole, f"overrun {overrun} below the price")
-        short = absorbed > 0 and (
-            entry.balance_sats - entry.reserved_sats < (entry.floor_sats or 0)
-        )
-        late = entry.kind is Kind.LATE
-        self._check(6, entry, not (late and short), "a late settlement below the floor")
+        for invariant, detail in faults_of_an_ending(entry, absorb, charge):
+            self._check(invariant, entry, False, detail)
 
     def _totals(self, entry: Entry) -> None:
         self.balance += entry.balance_change
