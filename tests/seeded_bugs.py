@@ -182,7 +182,7 @@ DEFECTS: Final = (
     ),
     Defect(
         "a gap in the journal is passed over",
-        "audit.py",
+        "_auditor.py",
         'self._check(4, entry, entry.seq == self.count, f"seq {entry.seq} stands at {self.count}")',
         "pass",
         "test_audit.py",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from freetier import FreeTier, FreeTierPolicy, IntegrityError, Request, _sorting
+from freetier import Checkpoint, FreeTier, FreeTierPolicy, IntegrityError, Request, _sorting
 from freetier.audit import INVARIANTS, SEALED
 from freetier.memory import MemoryRepository
 from freetier.migrations import migrate
@@ -31,10 +31,12 @@ class Tampered:
 
     ledger: FreeTier
     connection: sqlite3.Connection
+    checkpoint: Checkpoint  # as of `DRAW_2`
 
-    def broken(self) -> dict[int, int | None]:
+    def broken(self, since: Checkpoint | None = None) -> dict[int, int | None]:
         """The first broken entry by invariant, as `verify` names it."""
-        return {problem.invariant: problem.seq for problem in self.ledger.verify().problems}
+        report = self.ledger.verify(checkpoint=since)
+        return {problem.invariant: problem.seq for problem in report.problems}
 
 
 @pytest.fixture(params=[_sorting.PART, 2], ids=["in memory", "through a file"])
@@ -51,6 +53,8 @@ def tampered(
         ledger.reserve(Request("settled", "ada", "trusted", 250))
         ledger.settle("settled", 220)
         ledger.reserve(Request("released", "bob", "trusted", 30))
+        checkpoint = ledger.verify().checkpoint
+        assert checkpoint is not None
         ledger.release("released")
         ledger.reserve(Request("expired", "cyd", "trusted", 40), ttl=timedelta(minutes=1))
         clock.advance(minutes=1)
@@ -63,7 +67,7 @@ def tampered(
             connection.execute(f"DROP TRIGGER {name}")
         connection.execute("DROP INDEX freetier_journal_once")
         connection.execute("PRAGMA ignore_check_constraints = ON")
-        yield Tampered(ledger, connection)
+        yield Tampered(ledger, connection, checkpoint)
 
 
 def _journal(seq: int, change: str) -> str:
@@ -142,6 +146,8 @@ def test_tampering_is_found(
     broken = tampered.broken()
     assert invariant in broken
     assert broken[invariant] == seq
+    if seq is None or seq > DRAW_2:
+        assert tampered.broken(since=tampered.checkpoint).get(invariant) == seq
 
 
 def test_first_of_many_is_named(tampered: Tampered) -> None:

@@ -1,6 +1,7 @@
 """Who pays for this request: the caller, or the community's generosity pool?"""
 
 from freetier.audit import Problem, Report
+from freetier.checkpoint import Checkpoint
 from freetier.errors import (
     ConfigError,
     Conflict,
@@ -42,6 +43,7 @@ from freetier.values import (
 __all__ = [
     "AsyncFreeTier",
     "AsyncRepository",
+    "Checkpoint",
     "ConfigError",
     "Conflict",
     "Credit",

@@ -178,10 +178,12 @@ ON CONFLICT (pool, key) DO NOTHING
 RETURNING key
 """
 
+# The first, should somebody have taken the index away that keeps it the only one.
 FIND: Final = f"""
 SELECT{ENTRY_COLUMNS}
 FROM freetier_journal
 WHERE pool = :pool AND key = :key AND once = :once AND kind = :kind
+ORDER BY seq LIMIT 1
 """
 
 ENTRIES: Final = f"""

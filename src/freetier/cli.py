@@ -172,6 +172,11 @@ def _add_verify(command: ArgumentParser) -> None:
     command.add_argument(
         "--head", metavar="SEQ:DIGEST", help="an earlier head: is all up to there the same?"
     )
+    command.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="go on from where this file says, and note there how far it is proved",
+    )
 
 
 def _add_seal(command: ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 
 from freetier import admission
 from freetier.audit import Report, audit
+from freetier.checkpoint import Checkpoint, check_checkpoint
 from freetier.errors import InvalidInput, StoreUnavailable
 from freetier.policy import FreeTierPolicy
 from freetier.reconciling import Reconciliation, checked_payments, reconcile
@@ -125,8 +126,11 @@ class Operations:
             raise InvalidInput("after", after, "a seq from 0")
         return lambda last: ask(lambda store: store.entries(after if last is None else last.seq))
 
-    def verify(self, head: Head | None) -> Steps[Report]:
-        return audit(None if head is None else check_head("head", head))
+    def verify(self, head: Head | None, checkpoint: Checkpoint | None) -> Steps[Report]:
+        return audit(
+            None if head is None else check_head("head", head),
+            None if checkpoint is None else check_checkpoint(checkpoint),
+        )
 
     def seal(self, since: Head | None) -> Steps[Head]:
         return seal(START if since is None else check_head("since", since))

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from freetier.audit import Report
+from freetier.checkpoint import Checkpoint
 from freetier.errors import InvalidInput
 from freetier.operations import Listing, OnUnavailable, Operations
 from freetier.policy import FreeTierPolicy
@@ -147,13 +148,15 @@ class FreeTier:
         """The entries with a `seq` above `after`, in order; read in pages."""
         return self._listed(self._operations.journal(after))
 
-    def verify(self, *, head: Head | None = None) -> Report:
+    def verify(self, *, head: Head | None = None, checkpoint: Checkpoint | None = None) -> Report:
         """Prove every balance from the journal; the report names what is broken.
 
         `head` is an earlier one of this journal: it is then also proved that nothing up to there
-        was changed. Raises `IntegrityError` where a table cannot be read at all.
+        was changed. `checkpoint` is an earlier report's, kept where nobody could change it: only
+        what came after it is read. Raises `InvalidInput`, also for a head from before the
+        checkpoint, and `IntegrityError` where a table cannot be read at all.
         """
-        return perform(self._operations.verify(head), self.repository)
+        return perform(self._operations.verify(head, checkpoint), self.repository)
 
     def seal(self, *, since: Head | None = None) -> Head:
         """The head of the journal now, to be kept elsewhere, and given to `verify` one day.
@@ -273,9 +276,11 @@ class AsyncFreeTier:
         """See `FreeTier.journal`; to be read with `async for`."""
         return self._listed(self._operations.journal(after))
 
-    async def verify(self, *, head: Head | None = None) -> Report:
+    async def verify(
+        self, *, head: Head | None = None, checkpoint: Checkpoint | None = None
+    ) -> Report:
         """See `FreeTier.verify`."""
-        return await self.repository.perform(self._operations.verify(head))
+        return await self.repository.perform(self._operations.verify(head, checkpoint))
 
     async def seal(self, *, since: Head | None = None) -> Head:
         """See `FreeTier.seal`."""

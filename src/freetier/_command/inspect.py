@@ -6,11 +6,13 @@ import os
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from uuid import uuid4
 
 from attrs import frozen
 
 from freetier import migrations
+from freetier._command.checkpoints import read_checkpoint, write_checkpoint
 from freetier._command.ledger import looking, read_only
 from freetier._command.output import Output, facts, table, table_heading
 from freetier._command.rows import asked_tier
@@ -55,8 +57,13 @@ def journal(arguments: Namespace, out: Output) -> int:
 
 def verify(arguments: Namespace, out: Output) -> int:
     """Prove the balances; 1 when an invariant is broken."""
+    head = arguments.head and parse_head(arguments.head)
+    kept = None if arguments.checkpoint is None else Path(arguments.checkpoint)
+    checkpoint = None if kept is None else read_checkpoint(kept)
     with read_only(arguments) as ledger:
-        report = ledger.verify(head=arguments.head and parse_head(arguments.head))
+        report = ledger.verify(head=head, checkpoint=checkpoint)
+    if kept is not None and report.checkpoint is not None:
+        write_checkpoint(kept, report.checkpoint)
     out.show(report_record(report), report_lines(report))
     return 0 if report.ok else 1
 
