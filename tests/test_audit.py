@@ -205,19 +205,33 @@ def test_every_invariant_is_tried() -> None:
     assert {invariant for _, invariant, _ in mark.args[1]} == set(INVARIANTS) - {SEALED}
 
 
-def test_a_planted_entry_is_found(tampered: Tampered) -> None:
+def planted(tampered: Tampered, of: int, seq: int) -> None:
+    """Put a copy of an entry behind the journal's end."""
+    columns = [row[1] for row in tampered.connection.execute("PRAGMA table_info(freetier_journal)")]
+    names = ", ".join(column for column in columns if column != "seq")
+    tampered.connection.execute(
+        f"INSERT INTO freetier_journal (seq, {names})"
+        f" SELECT {seq}, {names} FROM freetier_journal WHERE seq = {of}"
+    )
+
+
+@pytest.mark.parametrize("seq", [OPEN + 1, OPEN + 50])
+def test_a_planted_entry_is_found(tampered: Tampered, seq: int) -> None:
     """An entry that nobody's statement wrote is found, also where the next one would stand."""
-    for seq in (OPEN + 1, OPEN + 50):
-        connection = tampered.connection
-        connection.execute("BEGIN")
-        columns = [row[1] for row in connection.execute("PRAGMA table_info(freetier_journal)")]
-        names = ", ".join(column for column in columns if column != "seq")
-        connection.execute(
-            f"INSERT INTO freetier_journal (seq, {names})"
-            f" SELECT {seq}, {names} FROM freetier_journal WHERE seq = {CREDIT}"
-        )
-        assert 4 in tampered.broken()
-        connection.execute("ROLLBACK")
+    planted(tampered, CREDIT, seq)
+    assert 4 in tampered.broken()
+
+
+@pytest.mark.parametrize(
+    ("of", "invariant"), [(CREDIT, 7), (DRAW, 7), (GRANT, 7), (SETTLE, 8), (EXPIRE, 8), (LATE, 8)]
+)
+def test_what_comes_twice_is_found(tampered: Tampered, of: int, invariant: int) -> None:
+    """A second one is named wherever the first is: read, or before the checkpoint."""
+    everything = tampered.ledger.verify().checkpoint
+    tampered.connection.execute("UPDATE freetier_pool SET seq = seq + 1")
+    planted(tampered, of, OPEN + 1)
+    for since in (None, tampered.checkpoint, everything):
+        assert tampered.broken(since)[invariant] == OPEN + 1
 
 
 class Meanwhile(MemoryRepository):

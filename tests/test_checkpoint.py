@@ -71,6 +71,7 @@ def test_a_proof_goes_on_from_anywhere(tmp_path: Path, postgres_dsn: str) -> Non
             for checkpoint in checkpoints:
                 report = ledger.verify(checkpoint=checkpoint)
                 assert report.ok, report.problems
+                assert (report.trusted, report.against) == (checkpoint.head.seq, None)
                 assert (report.head, report.checkpoint) == (whole.head, whole.checkpoint)
                 assert ledger.verify(checkpoint=checkpoint, head=whole.head).ok
 

@@ -172,14 +172,16 @@ def test_an_evaluation_that_costs(play: Callable[..., None]) -> None:
     play(scenario, eval_sats=3)
 
 
-@pytest.mark.parametrize("work", [Choosy, Curt])
-def test_a_rejection(play: Callable[..., None], work: type[Choosy | Curt]) -> None:
+@pytest.mark.parametrize(
+    ("work", "reason"),
+    [(Choosy, "not our kind of work"), (Curt, "it is not the kind of work that is done here")],
+)
+def test_a_rejection(play: Callable[..., None], work: type[TextFacts], reason: str) -> None:
     """What the evaluation refuses is asked no price for; the caller is told why not."""
 
     async def scenario(api: Api, service: Service) -> None:
         job = await api.job(ADA)
-        assert job["state"] == "rejected"
-        assert job["rejection_reason"]
+        assert (job["state"], job["rejection_reason"]) == ("rejected", reason)
         assert (job["work_amount_sats"], job["invoice"], job["next_step"]) == (None, None, None)
         refused = await api.get("/api/estimate?request=hello")
         assert refused.status_code == 422
@@ -208,35 +210,30 @@ def test_work_that_fails(play: Callable[..., None], secret: bytes | None, paid: 
     play(scenario, work=Broken())
 
 
-def test_work_that_breaks_otherwise(play: Callable[..., None]) -> None:
-    """Work that raises what it should not has failed all the same; the caller is told no secret."""
-
-    async def scenario(api: Api, service: Service) -> None:
-        job = await api.job(ADA)
-        failed = await api.until(f"/api/jobs/{job['id']}", "state", "failed", secret=ADA)
-        assert failed["error_message"] == "the work broke"
-        session = f"/api/sessions/{await paid_session(api, 100, None)}"
-        done = (await api.post(f"{session}/request", {"request": TEXT})).json()
-        assert (done["state"], done["error_message"]) == ("failed", "the work broke")
-
-    play(scenario, work=Raising())
-
-
-@pytest.mark.parametrize("work", [Mute, Endless])
-def test_work_that_fails_without_a_word(
-    play: Callable[..., None], work: type[Mute | Endless]
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (Raising, "the work broke"),
+        (Mute, "the work failed"),
+        (Endless, "the work took too long"),
+    ],
+)
+def test_work_that_breaks_otherwise(
+    play: Callable[..., None], work: type[TextFacts], message: str
 ) -> None:
-    """It is a failure like any other, and so is work that does not end: nobody is kept waiting."""
+    """Work that raises what it should not, says nothing, or does not end, has failed all the same.
+
+    The caller is told no secret, and gets everything back.
+    """
 
     async def scenario(api: Api, service: Service) -> None:
         job = await api.job(ADA)
         failed = await api.until(f"/api/jobs/{job['id']}", "state", "failed", secret=ADA)
-        assert failed["error_message"]
+        assert failed["error_message"] == message
         session = f"/api/sessions/{await paid_session(api, 100, None)}"
         done = (await api.post(f"{session}/request", {"request": TEXT})).json()
-        assert (done["state"], done["charged_sats"]) == ("failed", 0)
-        to = {"destination": "ada@example.org"}
-        closed = (await api.post(f"{session}/close", to)).json()
+        assert (done["state"], done["error_message"]) == ("failed", message)
+        closed = (await api.post(f"{session}/close", {"destination": "ada@example.org"})).json()
         assert closed["refund"]["sats"] == 100
 
     play(scenario, work=work(), work_time=timedelta(seconds=0.5))
@@ -249,8 +246,9 @@ def test_the_facts_of_a_text(request_text: str) -> None:
     work = TextFacts()
     done = asyncio.run(work.do(request_text))
     most = work.expect(request_text)
-    assert most.refused or done.input_tokens <= most.input_tokens
-    assert done.output_tokens <= 40
+    assert most.refused or (
+        done.input_tokens <= most.input_tokens and done.output_tokens <= most.output_tokens
+    )
 
 
 @pytest.mark.parametrize("work", [Unkeepable, Unexpected])

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from examples.paid_agent.background import Crew, Crowded
+from examples.paid_agent.service import AT_ONCE, Service
+from examples.paid_agent.settings import Settings
+from examples.paid_agent.work import Done, TextFacts
+
+from .paid_agent import PATIENCE_S, POLICY, Api, paid_session, served
+
+HOUR = timedelta(hours=1)
 
 
 def test_what_is_asked_for_meanwhile_is_done_again() -> None:
@@ -92,3 +101,40 @@ def test_what_breaks_is_left(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.message for record in caplog.records] == [
         "broken is left for the next round"
     ] * 2
+
+
+def test_what_is_served_is_not_resumed(tmp_path: Path) -> None:
+    """Requests that callers wait for keep nothing from one that a killed process left behind."""
+
+    class Stuck(TextFacts):
+        async def do(self, request: str) -> Done:
+            if request == "stuck":
+                await asyncio.sleep(3600)
+            return await super().do(request)
+
+    async def state(service: Service, request_id: str) -> str | None:
+        async with service.store.reading() as books:
+            found = await books.find(books.tables.session_requests, request_id)
+        return None if found is None else found.state
+
+    async def scenario(api: Api, service: Service) -> None:
+        session = await paid_session(api, 1000, None)
+        path = f"/api/sessions/{session}/request"
+        waiting = [
+            asyncio.create_task(api.post(path, {"request": "stuck"})) for _ in range(AT_ONCE)
+        ]
+        while (await service.sessions.found(session)).open_requests < AT_ONCE:
+            await asyncio.sleep(0.01)
+        left = await service.sessions._admitted(session, f"{session}:~", "left behind")
+        await service.round()
+        async with asyncio.timeout(PATIENCE_S):
+            while await state(service, left.id) != "complete":
+                await asyncio.sleep(0.01)
+        assert not any(task.done() for task in waiting)
+
+    async def run() -> None:
+        settings = Settings(db=f"sqlite:///{tmp_path / 'agent.db'}", policy=POLICY, poll=HOUR)
+        async with served(settings, work=Stuck()) as (api, service):
+            await scenario(api, service)
+
+    asyncio.run(run())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+import asyncpg
 import psycopg
 import pytest
 
@@ -125,3 +126,27 @@ class TestEncoding:
             host.execute(f"SET client_encoding = '{encoding}'")
             with pytest.raises(ConfigError, match=f"(?i)client_encoding is {encoding}"):
                 host.ledger.reserve(Request("job", "ada", "trusted", 5))
+
+
+def test_closing_while_it_opens(postgres_dsn: str) -> None:
+    """An asyncpg ledger that is closed while it opens leaves no connection behind."""
+
+    async def run() -> None:
+        repository = AsyncpgRepository(postgres_dsn)
+        opening = asyncio.create_task(repository.open())
+        await asyncio.sleep(0)  # it has begun, and waits for the server
+        await repository.close()
+        await opening
+        with pytest.raises(ConfigError, match="was closed"):
+            await repository.look("request", None)
+        other = await asyncpg.connect(postgres_dsn)
+        try:
+            left = await other.fetchval(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        finally:
+            await other.close()
+        assert left == 0
+
+    asyncio.run(run())

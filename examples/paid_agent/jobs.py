@@ -72,7 +72,7 @@ class JobDesk(Desk[Job]):
                 return None
 
     async def _invoice(self, job: Job) -> Event[Job]:
-        """To be paid while the grant holds; where the node was away for too long, never."""
+        """Have it made, to be paid while the grant holds; too late for that, the job expires."""
         stage, ttl = "eval" if job.work_amount_sats is None else "work", self.settings.invoice_ttl
         if job.free_tier:
             async with self.store.reading() as books:

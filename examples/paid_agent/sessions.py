@@ -91,7 +91,7 @@ class SessionDesk(Desk[Session]):
             return await self._finish(known)
 
     def is_served(self, request_id: str) -> bool:
-        """Whether somebody is at it."""
+        """Whether a call is serving the request, or waits its turn to."""
         return self._turns.busy(request_id)
 
     async def resume(self, request_id: str) -> None:

@@ -39,7 +39,7 @@ def checked_url(database: object, expected: str) -> str:
 
 
 def unreadable() -> ConfigError:
-    """What to raise, and from no cause: that may show the password."""
+    """The error for a URL that cannot be read; without its cause, which may show the password."""
     return ConfigError(
         "the URL of the database cannot be read: special characters are written as %XX, "
         "and its parameters must be the driver's"

@@ -32,7 +32,8 @@ class Report:
     """What `verify` found: `ok` when there are no problems.
 
     `head` seals the entries; `against` is the earlier head that they were held against, None if
-    there was none. `checkpoint` is where a later `verify` may go on, None when something is broken.
+    there was none. `trusted` of the entries were not read: they are as the checkpoint says that was
+    given. `checkpoint` is where a later `verify` may go on, None when something is broken.
     """
 
     entries: int
@@ -41,6 +42,7 @@ class Report:
     problems: tuple[Problem, ...]
     head: Head = START
     against: Head | None = None
+    trusted: int = 0
     checkpoint: Checkpoint | None = field(default=None, repr=False)
 
     @property
@@ -56,8 +58,6 @@ def audit(against: Head | None = None, since: Checkpoint | None = None) -> Steps
     What was written between the two reads is read then. What lies before a checkpoint is trusted,
     and looked up by its key where a later entry goes on from it, or repeats it.
     """
-    if since is not None and against is None:
-        against = since.head
     if since is not None and against is not None and against.seq < since.head.seq:
         raise InvalidInput("head", str(against), f"a head from entry {since.head.seq} on")
     with Sorter[Key](lambda row: row) as keys, Sorter[Late](itemgetter(0, 1)) as lates:
@@ -77,6 +77,7 @@ def audit(against: Head | None = None, since: Checkpoint | None = None) -> Steps
         problems=problems,
         head=head,
         against=against,
+        trusted=0 if since is None else since.head.seq,
         checkpoint=None if problems else Checkpoint(head, books),
     )
 

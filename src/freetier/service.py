@@ -153,8 +153,8 @@ class FreeTier:
 
         `head` is an earlier one of this journal: it is then also proved that nothing up to there
         was changed. `checkpoint` is an earlier report's, kept where nobody could change it: only
-        what came after it is read. Raises `InvalidInput`, also for a head from before the
-        checkpoint, and `IntegrityError` where a table cannot be read at all.
+        what came after it is read and proved. Raises `InvalidInput`, also for a head from before
+        the checkpoint, and `IntegrityError` where a table cannot be read at all.
         """
         return perform(self._operations.verify(head, checkpoint), self.repository)
 

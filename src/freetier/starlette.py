@@ -47,9 +47,8 @@ async def on_error(request: Request, error: Exception) -> Response:
         return to_response(error.reply)
     if not isinstance(error, FreeTierError):
         raise error
-    path = request.scope[
-        "path"
-    ]  # what `request.url` has is, in older releases, up to the Host field
+    # In older releases the Host field has a say in `request.url`.
+    path = request.scope["path"]
     reply = http.problem(error, instance=path)
     if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("%s is answered with %s", path, reply.status, exc_info=error)

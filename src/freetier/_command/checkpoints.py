@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 
 from freetier.checkpoint import Checkpoint, parse_checkpoint
 from freetier.errors import ConfigError
@@ -22,10 +22,9 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Put it in the place of the earlier one, whole. Raises `ConfigError`."""
     try:
-        with NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f"{path.name}.", delete=False
-        ) as file:
-            file.write(f"{checkpoint}\n")
-        Path(file.name).replace(path)
+        with TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as folder:
+            whole = Path(folder) / path.name
+            whole.write_text(f"{checkpoint}\n", "utf-8")
+            whole.replace(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error}") from error
