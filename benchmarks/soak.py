@@ -4,10 +4,11 @@
     python -m benchmarks.soak --minutes 20 --postgres           on a throw-away Postgres
 
 Eight processes share one ledger, 200 operations a second in all. Every 5 seconds one of them is
-ended by SIGKILL and another takes its place; every 10 minutes Postgres is stopped as by a crash and
-started again; on SQLite the writers' clocks jump, ahead and back. Every minute `verify` proves the
-ledger while it is written to. Whatever a process was told is kept by the parent, and looked for at
-the end. Each minute a line: operations, latency, memory, what `verify` said.
+ended by SIGKILL and another takes its place; every 10 minutes (`--restart-every`) Postgres is
+stopped as by a crash and started again; on SQLite the writers' clocks jump, ahead and back. Every
+minute `verify` proves the ledger while it is written to. Whatever a process was told is kept by
+the parent, and looked for at the end. Each minute a line: operations, latency, memory, what
+`verify` said.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 from attrs import define, field
 
@@ -40,7 +42,6 @@ POLICY = FreeTierPolicy(seed_sats=10**9, budgets={"new": 0, "elite": 10**6})
 PROCESSES = 8
 A_SECOND = 200
 KILL_EVERY_S = 5
-RESTART_EVERY_S = 600
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
 
@@ -48,13 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="A ledger under load, its processes killed.")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--postgres", action="store_true")
+    parser.add_argument("--restart-every", type=float, default=10, help="minutes; of Postgres")
     parser.add_argument("--work", metavar="URL", help=argparse.SUPPRESS)  # one of the processes
     args = parser.parse_args(argv)
     if args.work:
         work(args.work)
-    with _database(args.postgres) as (url, own):
+    with _database(args.postgres) as (url, own), tempfile.TemporaryFile("w+") as complaints:
         freetier.open(url, POLICY).close()
-        soak = Soak(url, own)
+        soak = Soak(url, own, complaints, args.restart_every * 60)
         soak.run(args.minutes * 60)
         return soak.report()
 
@@ -78,7 +80,11 @@ def work(url: str) -> None:
     def clock() -> datetime:
         return datetime.now(UTC) + offset
 
-    ledger = freetier.open(url, POLICY, clock=clock if jumps else None)
+    while True:
+        with suppress(StoreUnavailable):  # Postgres is just being started again
+            ledger = freetier.open(url, POLICY, clock=clock if jumps else None)
+            break
+        time.sleep(0.1)
     number = 0
     while True:
         if jumps and chance.random() < 0.001:
@@ -126,6 +132,8 @@ class Soak:
 
     url: str
     server: OwnServer | None
+    complaints: IO[str]
+    restart_every_s: float
     acknowledged: set[tuple[str, str]] = field(factory=set)
     took_us: list[int] = field(factory=list)
     memory_kb: int = 0
@@ -141,18 +149,19 @@ class Soak:
         for _ in range(PROCESSES):
             self._start()
         started = time.monotonic()
-        end, minute, restart = started + seconds, started + 60, started + RESTART_EVERY_S
+        end, minute, restart = started + seconds, started + 60, started + self.restart_every_s
         while time.monotonic() < end:
             time.sleep(KILL_EVERY_S)
             if any(worker.poll() is not None for worker in self._workers):
-                raise RuntimeError("a process ended by itself")
+                self.complaints.seek(0)
+                raise RuntimeError(f"a process ended by itself: {self.complaints.read()}")
             self._end(self._workers.pop(chance.randrange(PROCESSES)))
             self.kills += 1
             self._start()
             if self.server is not None and time.monotonic() > restart:
                 self.server.restart("immediate")
                 self.restarts += 1
-                restart += RESTART_EVERY_S
+                restart += self.restart_every_s
             if time.monotonic() > minute:
                 self._look(round((minute - started) / 60))
                 minute += 60
@@ -195,7 +204,7 @@ class Soak:
         worker = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.soak", "--work", self.url],
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.complaints,
             text=True,
         )
         self._workers.append(worker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from .paid_agent import (
     Api,
     on_a_port,
     played,
+    served,
     started,
 )
 from .paid_agent_work import Stale, Unexpected
@@ -193,6 +195,46 @@ def test_what_is_not_there(play: Callable[..., None]) -> None:
             assert (answer.status_code, answer.json()["detail"]) == (404, "There is no such job.")
         answer = await api.get("/api/sessions/nothing-here")
         assert (answer.status_code, answer.json()["detail"]) == (404, "There is no such session.")
+
+    play(scenario)
+
+
+def test_a_proof_is_used_once(settings: Settings) -> None:
+    """A proof of a key that was used lets nobody in again, not even after a restart."""
+
+    async def scenario() -> None:
+        signed: dict[str, str] = {}
+        for statuses in ([200, 401], [401, 401]):
+            async with served(settings) as (api, service):
+                signed = signed or api.authorization("GET", "/api/estimate?request=a", b"", ADA)
+                for status in statuses:
+                    answer = await api.http.get("/api/estimate?request=a", headers=signed)
+                    assert answer.status_code == status, answer.text
+                await service.proofs.forget(datetime.now(UTC) + timedelta(hours=1))
+        async with served(settings) as (api, service):
+            await service.proofs.forget(datetime.now(UTC) + timedelta(hours=1, seconds=61))
+            answer = await api.http.get("/api/estimate?request=a", headers=signed)
+            assert answer.status_code == 200  # forgotten: that is what the memory is for
+
+    asyncio.run(scenario())
+
+
+def test_another_path_is_not_there(play: Callable[..., None]) -> None:
+    """A path with a slash more is no path: a redirect would lead a signed request elsewhere."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        assert (await api.post("/api/jobs/", {"request": TEXT})).status_code == 404
+
+    play(scenario)
+
+
+def test_only_our_invoices_are_paid_on_paper(play: Callable[..., None]) -> None:
+    """What the service itself pays is no invoice that a wallet could pay."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        _, outgoing = await service.node.invoice_of("ada@example.org", 5)
+        answer = await api.post(f"/api/paper/{outgoing}/pay", {})
+        assert (answer.status_code, answer.json()["detail"]) == (404, "There is no such invoice.")
 
     play(scenario)
 

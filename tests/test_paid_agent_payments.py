@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,43 @@ def test_one_invoice_for_two_refunds(play: Callable[..., None]) -> None:
     play(scenario)
 
 
+def test_one_invoice_for_refunds_at_once(play: Callable[..., None]) -> None:
+    """Jobs and sessions that ask for one invoice at the same time: it refunds one of them.
+
+    Nobody meets an error, and the others wait for an invoice of their own.
+    """
+
+    async def scenario(api: Api, service: Service) -> None:
+        asked, all_there = count(1), asyncio.Event()
+
+        async def same(destination: str, sats: int) -> tuple[str, str]:
+            if destination == "the-same@example.org":
+                if next(asked) == 6:
+                    all_there.set()
+                await all_there.wait()
+            return f"lnbc-{destination}", f"hash-{destination}"
+
+        service.node.invoice_of = same  # type: ignore[method-assign]
+        jobs = [f"/api/jobs/{(await api.job())['id']}" for _ in range(3)]
+        for path in jobs:
+            await api.pay((await api.get(path)).json())
+            await api.until(path, "state", "complete")
+        sessions = [await paid_session(api, 100, None) for _ in range(3)]
+        to = {"destination": "the-same@example.org"}
+        answers = await asyncio.gather(
+            *(api.post(f"{path}/refund", to) for path in jobs),
+            *(api.post(f"/api/sessions/{session}/close", to) for session in sessions),
+        )
+        assert [answer.status_code for answer in answers] == [200] * 6
+        states = sorted(answer.json()["refund"]["state"] for answer in answers)
+        assert states == ["paid", *["pending"] * 5]
+        waits = [path for path in jobs if (await api.get(path)).json()["next_step"] == "refund"]
+        again = await api.post(f"{waits[0]}/refund", {"destination": "another@example.org"})
+        assert again.json()["refund"]["state"] == "paid"
+
+    play(scenario)
+
+
 def test_never_paid(play: Callable[..., None]) -> None:
     """An invoice that is not paid in time ends the job, and the pool has its sats back.
 
@@ -119,8 +158,13 @@ def test_never_paid(play: Callable[..., None]) -> None:
     play(scenario, invoice_ttl=timedelta(seconds=1), work_time=timedelta(seconds=0.2))
 
 
-def test_a_node_that_is_away_for_too_long(play: Callable[..., None]) -> None:
-    """Nobody is asked for less than the price once the grant holds the rest no more."""
+def test_a_node_that_is_away_for_too_long(
+    play: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is asked for less than the price once the grant holds the rest no more.
+
+    A round then has nothing to ask the node for, and breaks on nothing.
+    """
 
     class Away(PaperNode):
         away = True
@@ -140,6 +184,9 @@ def test_a_node_that_is_away_for_too_long(play: Callable[..., None]) -> None:
         await service.round()
         failed = await api.until(f"/api/jobs/{late['id']}", "state", "failed", secret=BOB)
         assert (failed["invoice"], failed["next_step"]) == (None, None)
+        await service.round()
+        gc.collect()  # a task that broke unheard is logged when it is forgotten
+        assert [record for record in caplog.records if record.name == "asyncio"] == []
         job = await api.job()  # of which the pool pays nothing, there is nothing to be late for
         assert job["invoice"]["amount_sats"] == PRICE
 
@@ -198,7 +245,7 @@ def test_a_notice_before_the_invoice_was_noted(play: Callable[..., None]) -> Non
 
     async def scenario(api: Api, service: Service) -> None:
         job, _ = await service.jobs.create("orphan-1", TEXT, None, None)
-        stored = await service.jobs.advance("orphan-1", up_to=None)
+        stored = await service.jobs.advance("orphan-1")
         assert stored is not None
         assert stored.invoice is not None
         # As it was before the invoice was noted: the row knows nothing, the node does.

@@ -74,6 +74,17 @@ def test_a_session(play: Callable[..., None]) -> None:
     play(scenario)
 
 
+def test_a_deposit_that_is_due(play: Callable[..., None]) -> None:
+    """A request of a session whose deposit was not paid is 402, and says how much that is."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        session = (await api.post("/api/sessions", {"deposit_sats": 70})).json()
+        answer = await api.post(f"/api/sessions/{session['id']}/request", {"request": TEXT})
+        assert (answer.status_code, "Pay 70 sats" in answer.json()["detail"]) == (402, True)
+
+    play(scenario)
+
+
 def test_a_session_that_is_used_up(play: Callable[..., None]) -> None:
     """A balance that does not reach is 402 before the work, and never goes below 0."""
 

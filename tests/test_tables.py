@@ -64,6 +64,8 @@ def runner(url: str, dialect: str, schema: str | None) -> Run:
         engine = create_async_engine(url)
         try:
             async with engine.begin() as connection:
+                if dialect == "sqlite":
+                    await connection.exec_driver_sql("PRAGMA foreign_keys = ON")
                 return await what(connection, there)
         finally:
             await engine.dispose()
@@ -85,9 +87,9 @@ def test_every_job_is_read_back(run: Run) -> None:
         table = there.jobs
         for number, situation in enumerate(SITUATIONS.values()):
             job = other(situation, number)
-            (inserted,) = await rows(connection, table.insert, table.row(job))
+            (inserted,) = await insert(connection, there, job)
             assert inserted["version"] == job.version
-            assert await rows(connection, table.insert, table.row(job)) == []
+            assert await insert(connection, there, job) == []
             (found,) = await rows(connection, table.select, {"id": job.id})
             assert table.record(found) == job
             assert bool(found["free_tier"]) is job.free_tier
@@ -98,6 +100,14 @@ def test_every_job_is_read_back(run: Run) -> None:
                     assert table.record(found) == job
 
     run(there_and_back)
+
+
+async def insert(connection: AsyncConnection, there: Tables, job: Job) -> Any:
+    """A job that may be refunded already."""
+    if job.refund.payment_hash is not None:
+        taken = {"payment_hash": job.refund.payment_hash, "id": job.id}
+        assert await rows(connection, there.job_refund, taken)
+    return await rows(connection, there.jobs.insert, there.jobs.row(job))
 
 
 def other(job: Job, number: int) -> Job:
@@ -147,7 +157,7 @@ def test_what_expired_is_found(run: Run) -> None:
             for number, job in enumerate([*SITUATIONS.values()] * 3)
         ]
         for job in made:
-            await rows(connection, table.insert, table.row(job))
+            await insert(connection, there, job)
         for since in (NOW - timedelta(seconds=1), NOW + timedelta(seconds=9)):
             found: list[Job] = []
             values = {"since_us": to_us(since), "after": "", "most": 2}
@@ -247,7 +257,7 @@ def test_what_is_unfinished_is_found(run: Run) -> None:
         table = there.jobs
         made = [other(job, number) for number, job in enumerate(SITUATIONS.values())]
         for job in made:
-            await rows(connection, table.insert, table.row(job))
+            await insert(connection, there, job)
         found: list[str] = []
         while page := await rows(
             connection, table.unfinished, {"after": found[-1] if found else "", "most": 4}
@@ -304,6 +314,39 @@ def test_one_invoice_is_of_one_job(run: Run) -> None:
 
     with pytest.raises(IntegrityError):
         run(insert)
+
+
+def test_one_payment_refunds_one_record(run: Run) -> None:
+    """A payment is of the job or session that took it first, also of one that took it before."""
+
+    async def take(connection: AsyncConnection, there: Tables) -> None:
+        for sql, record_id, taken in (
+            (there.job_refund, "one", True),
+            (there.job_refund, "one", True),
+            (there.job_refund, "two", False),
+            (there.session_refund, "one", False),
+        ):
+            values = {"payment_hash": "hash", "id": record_id}
+            assert bool(await rows(connection, sql, values)) is taken
+
+    run(take)
+
+
+@pytest.mark.parametrize("whose", ["nobody", "session", "job two"])
+def test_no_refund_by_anothers_payment(run: Run, whose: str) -> None:
+    """The tables refuse a refund by a payment that its record has not taken."""
+
+    async def begin(connection: AsyncConnection, there: Tables) -> None:
+        job = SITUATIONS["refund begun"]
+        taken = {"payment_hash": job.refund.payment_hash, "id": job.id}
+        if whose == "session":
+            await rows(connection, there.session_refund, taken)
+        elif whose == "job two":
+            await rows(connection, there.job_refund, taken | {"id": "two"})
+        await rows(connection, there.jobs.insert, there.jobs.row(job))
+
+    with pytest.raises(IntegrityError):
+        run(begin)
 
 
 def test_decimals_keep_every_digit() -> None:

@@ -15,7 +15,6 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from freetier import InvalidInput, http
-from freetier.jobs import Step
 from freetier.nostr import verify_nip98
 from freetier.starlette import add_handlers, to_response
 
@@ -46,6 +45,7 @@ from .schemas import (
     session_out,
 )
 from .service import Service, running
+from .sessions import DepositDue
 from .settings import Settings
 from .store import Overtaken
 from .work import Refused, Work
@@ -69,6 +69,7 @@ def create_app(
         version="1",
         summary="Small text jobs for sats; a community's pool pays what it can.",
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirected POST would need a signature for its new URL
         responses=problems(400, 413, 422, 503),
     )
     add_handlers(app)
@@ -76,6 +77,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Refused, _on_refused)
     app.add_exception_handler(NotFound, _on_not_found)
+    app.add_exception_handler(DepositDue, _on_deposit_due)
     app.add_exception_handler(Crowded, _on_too_much)
     app.add_exception_handler(Overtaken, _on_too_much)
     app.add_exception_handler(InvalidInput, _on_a_mistake_of_ours)
@@ -123,6 +125,7 @@ def get_identity(
         url=f"{service.settings.url}{asked}",
         method=request.method,
         body=body,
+        seen=service.proofs,
     )
 
 
@@ -139,7 +142,7 @@ def _routes(app: FastAPI) -> None:
         """Sell a job. 201: with the invoice to pay, or at work. 200: it was created before."""
         job_id = new.id or uuid4().hex
         _, made = await service.jobs.create(job_id, new.request, identity, new.refund_to)
-        job = await service.jobs.advance(job_id, up_to=Step.WORK)
+        job = await service.jobs.advance(job_id)
         assert job is not None
         service.bring_on_job(job_id)
         response.status_code = 201 if made else 200
@@ -160,7 +163,7 @@ def _routes(app: FastAPI) -> None:
         """Say where a refund goes; it is paid as soon as it is owed."""
         await read_job(job_id, service, identity)
         await service.jobs.refund_to(job_id, to.destination)
-        job = await service.jobs.advance(job_id, up_to=Step.WORK)
+        job = await service.jobs.advance(job_id)
         assert job is not None
         return job_out(job)
 
@@ -270,6 +273,11 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 async def _on_refused(request: Request, error: Exception) -> Response:
     return _answer(request, 422, f"request: {error}")
+
+
+async def _on_deposit_due(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DepositDue)
+    return _answer(request, 402, f"Pay {error.sats} sats, the session's deposit, then ask again.")
 
 
 async def _on_too_much(request: Request, _: Exception) -> Response:

@@ -76,17 +76,14 @@ class Desk(ABC, Generic[P]):
             if invoice and await self.node.is_paid(invoice.id):
                 await self._note_or_not(record, simply(self._flow.paid, invoice))
 
-    async def advance(self, record_id: str, *, up_to: Step | None = None) -> P | None:
-        """Do one step after the other, until the record waits for somebody; the record.
+    async def advance(self, record_id: str) -> P | None:
+        """Do one step after the other, until the record waits for somebody, or for its work.
 
-        Stops before a step `up_to`. A step that the node does not answer stays the next.
+        The record. A step that the node does not answer stays the next.
         """
-        record = await self.find(record_id)
-        if record is not None and self._flow.next_step(record) is up_to is not None:
-            return record  # and nobody waits for who is doing that step
         async with self._turns.alone(record_id):
             record = await self.find(record_id)
-            while record is not None and self._flow.next_step(record) is not up_to:
+            while record is not None and self._flow.next_step(record) is not Step.WORK:
                 try:
                     event = await self._step(record)
                 except (NodeError, StalePrice) as error:
@@ -168,11 +165,11 @@ class Desk(ABC, Generic[P]):
         bolt11, payment_hash = await self.node.invoice_of(refund.destination, refund.sats)
 
         async def begin(books: Books, record: P) -> P:
-            if await books.is_refunding(payment_hash, record.id):
-                log.warning("%s: its refund's invoice is another refund's", record.id)
-                return record
             begun: P = self._flow.refund_begun(record, bolt11, payment_hash, at=now())
-            return begun
+            if begun is record or await books.take_for_refund(payment_hash, record):
+                return begun
+            log.warning("%s: its refund's invoice is another refund's", record.id)
+            return record
 
         return begin
 

@@ -53,7 +53,18 @@ class JobDesk(Desk[Job]):
         """See `Desk.may_be_paid_late`."""
         return job.expired
 
-    async def own_step(self, job: Job) -> Event[Job] | None:  # noqa: PLR0911  # a line a step
+    async def work_on(self, job_id: str) -> None:
+        """Do the work of a job, if that is its next step, and what comes after.
+
+        It takes its time, so nobody who asks for the other steps waits for it.
+        """
+        async with self._turns.alone(f"work of {job_id}"):
+            job = await self.find(job_id)
+            if job is not None and jobs.next_step(job) is Step.WORK:
+                await self._note_or_not(job, await self._work(job))
+        await self.advance(job_id)
+
+    async def own_step(self, job: Job) -> Event[Job] | None:
         """See `Desk.own_step`."""
         match jobs.next_step(job):
             case Step.INVOICE:
@@ -62,8 +73,6 @@ class JobDesk(Desk[Job]):
                 return self._evaluation(job)
             case Step.GRANT:
                 return self._grant
-            case Step.WORK:
-                return await self._work(job)
             case Step.SETTLEMENT:
                 return _settle
             case Step.RELEASE:

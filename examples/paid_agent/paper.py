@@ -58,17 +58,24 @@ class PaperNode:
 
     async def pay(self, bolt11: str, payment_hash: str) -> Outcome:
         """See `Node.pay`."""
-        await self.receive(payment_hash)
+        await self._mark(payment_hash, outgoing=True)
         return Outcome.PAID
 
     async def receive(self, invoice_id: str) -> bool:
-        """Mark a payment as made, as a wallet does; False if there is none to make."""
-        async with self._store.writing() as books:
-            sql = text("UPDATE paper_payments SET paid = TRUE WHERE id = :id RETURNING id")
-            return bool((await books.connection.execute(sql, {"id": invoice_id})).all())
+        """Mark an invoice of ours as paid, as a wallet does; False if there is none."""
+        return await self._mark(invoice_id, outgoing=False)
 
     async def close(self) -> None:
         """See `Node.close`."""
+
+    async def _mark(self, payment_id: str, *, outgoing: bool) -> bool:
+        async with self._store.writing() as books:
+            sql = text(
+                "UPDATE paper_payments SET paid = TRUE WHERE id = :id AND outgoing = :outgoing"
+                " RETURNING id"
+            )
+            values = {"id": payment_id, "outgoing": outgoing}
+            return bool((await books.connection.execute(sql, values)).all())
 
     async def _once(self, key: str, sats: int, *, outgoing: bool, ttl: timedelta) -> Any:
         values = {

@@ -18,12 +18,13 @@ from freetier.pricing import Estimate, estimate, price_sats
 from freetier.sessions import Session
 from freetier.tables import Table
 
-from . import paper
+from . import paper, proofs
 from .background import Crew
 from .desk import P, log, now
 from .jobs import JobDesk
 from .lightning import Node
 from .lnbits import LNbitsNode
+from .proofs import UsedProofs
 from .sessions import SessionDesk
 from .settings import Settings
 from .store import R, Store, opened
@@ -47,6 +48,7 @@ class Service:
     work: Work
     jobs: JobDesk
     sessions: SessionDesk
+    proofs: UsedProofs
     _stopping: asyncio.Event = field(factory=asyncio.Event)
     _quick: Crew = field(factory=lambda: Crew(AT_ONCE))
     _works: Crew = field(factory=lambda: Crew(AT_ONCE))
@@ -57,9 +59,9 @@ class Service:
         """In the background: every step that is due. Work has a crew of its own: it may be slow."""
 
         async def until_work() -> None:
-            job = await self.jobs.advance(job_id, up_to=Step.WORK)
+            job = await self.jobs.advance(job_id)
             if job is not None and jobs.next_step(job) is Step.WORK:
-                self._works.start(job_id, lambda: self.jobs.advance(job_id))
+                self._works.start(job_id, lambda: self.jobs.work_on(job_id))
 
         return self._quick.start(f"job {job_id}", until_work)
 
@@ -112,6 +114,7 @@ class Service:
 
         What is slow is waited for no longer than for two rounds, and goes on by itself.
         """
+        await self.proofs.forget(now())
         tables = self.store.tables
         async for found in self._unfinished(tables.jobs):
             await self._begun([self.bring_on_job(job.id) for job in found])
@@ -175,7 +178,8 @@ class Service:
                 page = await books.expired(table, since, after)
             if not page:
                 return
-            yield [record.invoice.id for record in page if record.invoice is not None]
+            if ids := [record.invoice.id for record in page if record.invoice is not None]:
+                yield ids
             since, after = page[-1].updated_at, page[-1].id
 
 
@@ -184,7 +188,7 @@ async def running(
     settings: Settings, *, node: Node | None = None, work: Work | None = None
 ) -> AsyncIterator[Service]:
     """The service on its database, with its rounds in the background."""
-    async with opened(settings.db, settings.policy, paper.TABLE) as store:
+    async with opened(settings.db, settings.policy, paper.TABLE, *proofs.TABLES) as store:
         if node is None:
             node = _node(settings, store)
         work = work or TextFacts()
@@ -195,6 +199,7 @@ async def running(
             work,
             JobDesk(store, node, work, settings),
             SessionDesk(store, node, work, settings),
+            UsedProofs(store),
         )
         rounds = asyncio.create_task(made.rounds())
         try:

@@ -16,6 +16,15 @@ from .settings import Settings
 from .store import Books, Overtaken, Store
 from .work import Work, WorkFailed, expected
 
+
+class DepositDue(Exception):
+    """The session serves nothing before its deposit is paid."""
+
+    def __init__(self, sats: int) -> None:
+        super().__init__(sats)
+        self.sats = sats
+
+
 Both = tuple[Session, SessionRequest]
 
 
@@ -84,7 +93,8 @@ class SessionDesk(Desk[Session]):
     async def serve(self, session_id: str, request_id: str, request: str) -> SessionRequest:
         """Admit, compute, settle; or what is known of the request, if it came before.
 
-        Raises `Refused`, `InsufficientBalance`, `Conflict`, `NotFound`, `StalePrice`.
+        Raises `Refused`, `DepositDue`, `InsufficientBalance`, `Conflict`, `NotFound`,
+        `StalePrice`.
         """
         async with self._turns.alone(request_id):
             known = await self._admitted(session_id, request_id, request)
@@ -108,6 +118,8 @@ class SessionDesk(Desk[Session]):
         if known is not None:
             return sessions.repeated(known, session_id, request)
         session = await self.found(session_id)
+        if session.state is SessionState.AWAITING_PAYMENT:
+            raise DepositDue(session.deposit_sats)
         verdict = expected(self.work, request)
         price = price_sats(
             self.settings.rates(),

@@ -53,14 +53,12 @@ class Books:
             return session
         return None
 
-    async def is_refunding(self, payment_hash: str, but_for: str) -> bool:
-        """Whether another record is refunded, or was, by this payment."""
-        sql = text(
-            "SELECT 1 FROM paid_jobs WHERE refund_hash = :hash AND id <> :id "
-            "UNION ALL SELECT 1 FROM paid_sessions WHERE refund_hash = :hash AND id <> :id"
-        )
-        values = {"hash": payment_hash, "id": but_for}
-        return (await self.connection.execute(sql, values)).first() is not None
+    async def take_for_refund(self, payment_hash: str, record: Job | Session) -> bool:
+        """Keep a payment for this record's refund; False if it is, or was, another's."""
+        of_job = isinstance(record, Job)
+        sql = text(self.tables.job_refund if of_job else self.tables.session_refund)
+        values = {"payment_hash": payment_hash, "id": record.id}
+        return bool((await self.connection.execute(sql, values)).all())
 
     async def promised_elsewhere(self, session: Session) -> int:
         """What the identity's other sessions count on from the pool, in sats."""

@@ -2,7 +2,8 @@
 
 The text is the same for SQLite and Postgres, and its parameters are named `:so`. Times are whole
 microseconds since 1970, a `Decimal` is its text. The tables refuse what could never be right: a
-balance below 0, a refund above what was asked, one invoice for two jobs. They are the host's own,
+balance below 0, a refund above what was asked, one invoice for two jobs, one payment for two
+refunds (SQLite only with `PRAGMA foreign_keys = ON`). They are the host's own,
 so they do not begin with `freetier_`, as all does that the ledger's schema is checked for.
 """
 
@@ -109,7 +110,11 @@ class Table(Generic[R]):
 
 @frozen
 class Tables:
-    """The three tables of a database, and the record that an invoice is of, by `:invoice_id`.
+    """The tables of the records, and the record that an invoice is of, by `:invoice_id`.
+
+    `job_refund` and `session_refund` come before `refund_begun` is noted, in its transaction: the
+    record of `:id` is to be refunded by the payment of `:payment_hash`. They give a row unless
+    another record is, or was: an invoice is paid once, so it refunds nobody else, ever.
 
     `promised_elsewhere` is what `sessions.admitted` wants to know: the sats that are promised to
     the sessions of an `:identity` but the one of `:session_id`.
@@ -120,6 +125,8 @@ class Tables:
     session_requests: Table[SessionRequest]
     job_by_invoice: str
     session_by_invoice: str
+    job_refund: str
+    session_refund: str
     promised_elsewhere: str
 
 
@@ -145,6 +152,8 @@ def tables(dialect: str, schema: str | None = None) -> Tables:
         session_requests=_table(SessionRequest, requests, _REQUEST_UNFINISHED, _REQUEST_EXPIRED),
         job_by_invoice=f"SELECT * FROM {jobs} WHERE {job_of}",
         session_by_invoice=f"SELECT * FROM {sessions} WHERE invoice_id = :invoice_id",
+        job_refund=_refund(name, "job_id"),
+        session_refund=_refund(name, "session_id"),
         promised_elsewhere=f"SELECT CAST(COALESCE(SUM(promised_sats), 0) AS BIGINT) FROM {sessions}"
         " WHERE identity = :identity AND id <> :session_id AND promised_sats > 0",
     )
@@ -154,6 +163,15 @@ def _before_a_name(dialect: str, schema: str | None) -> str:
     """What stands before a table's name in a statement."""
     name = in_text(dialect, schema)
     return f"{name}." if name else ""
+
+
+def _refund(name: str, whose: str) -> str:
+    return (
+        f"INSERT INTO {name}paid_refunds AS known (payment_hash, {whose})"
+        f" VALUES (:payment_hash, :id) ON CONFLICT (payment_hash) DO UPDATE"
+        f" SET {whose} = excluded.{whose} WHERE known.{whose} = excluded.{whose}"
+        " RETURNING payment_hash"
+    )
 
 
 def _table(record: type[R], name: str, unfinished: str, expired: str) -> Table[R]:

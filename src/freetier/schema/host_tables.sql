@@ -1,3 +1,12 @@
+CREATE TABLE {schema}paid_refunds (
+    payment_hash TEXT PRIMARY KEY,
+    job_id TEXT,
+    session_id TEXT,
+    CHECK ((job_id IS NULL) <> (session_id IS NULL)),
+    UNIQUE (payment_hash, job_id),
+    UNIQUE (payment_hash, session_id)
+);
+
 CREATE TABLE {schema}paid_jobs (
     id TEXT PRIMARY KEY,
     request TEXT NOT NULL,
@@ -34,10 +43,11 @@ CREATE TABLE {schema}paid_jobs (
     refund_state TEXT NOT NULL CHECK (refund_state IN ('not_applicable', 'pending', 'paid')),
     refund_destination TEXT,
     refund_bolt11 TEXT,
-    refund_hash TEXT UNIQUE,
+    refund_hash TEXT,
     created_at_us BIGINT NOT NULL,
     updated_at_us BIGINT NOT NULL,
-    version BIGINT NOT NULL CHECK (version >= 1)
+    version BIGINT NOT NULL CHECK (version >= 1),
+    FOREIGN KEY (refund_hash, id) REFERENCES {schema}paid_refunds (payment_hash, job_id)
 );
 
 CREATE INDEX paid_jobs_unfinished ON {schema}paid_jobs (id)
@@ -66,10 +76,11 @@ CREATE TABLE {schema}paid_sessions (
     refund_state TEXT NOT NULL CHECK (refund_state IN ('not_applicable', 'pending', 'paid')),
     refund_destination TEXT,
     refund_bolt11 TEXT,
-    refund_hash TEXT UNIQUE,
+    refund_hash TEXT,
     created_at_us BIGINT NOT NULL,
     updated_at_us BIGINT NOT NULL,
-    version BIGINT NOT NULL CHECK (version >= 1)
+    version BIGINT NOT NULL CHECK (version >= 1),
+    FOREIGN KEY (refund_hash, id) REFERENCES {schema}paid_refunds (payment_hash, session_id)
 );
 
 CREATE INDEX paid_sessions_unfinished ON {schema}paid_sessions (id)
