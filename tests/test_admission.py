@@ -2,45 +2,102 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import pytest
+from attrs import evolve
 
 from freetier import (
+    Conflict,
     FreeTier,
     FreeTierPolicy,
+    InvalidInput,
+    Kind,
     Limit,
     Request,
     Serve,
     StoreUnavailable,
+    UnknownRequest,
 )
 from freetier.admission import ATTEMPTS, gated
 from freetier.memory import MemoryRepository
-from freetier.repository import Draw
+from freetier.repository import Deposit, Draw, Ending
 from freetier.testing import Clock
 from freetier.testing.clock import NOON
-from freetier.values import Entry
+from freetier.values import MAX_SATS, Decision, Entry, Grant, GrantState
+
+ASKED = Request("job", "ada", "trusted", 5)
 
 
-class Refusing(MemoryRepository):
-    """A store in which somebody else is always faster."""
+class Contended(MemoryRepository):
+    """A store in which somebody else is always faster, once it is `busy`."""
 
+    busy = False
     refusals = 0
 
     def draw(self, draw: Draw) -> Entry | None:
-        self.refusals += 1
-        return None
+        return None if self._refuses() else super().draw(draw)
+
+    def end(self, ending: Ending) -> Entry | None:
+        return None if self._refuses() else super().end(ending)
+
+    def deposit(self, deposit: Deposit, now: datetime | None) -> Entry | None:
+        return None if self._refuses() else super().deposit(deposit, now)
+
+    def _refuses(self) -> bool:
+        self.refusals += self.busy
+        return self.busy
 
 
-def test_a_contended_store_is_given_up() -> None:
+class Recording(MemoryRepository):
+    """A store that keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Draw | Ending | datetime | None] = []
+
+    def draw(self, draw: Draw) -> Entry | None:
+        self.asked.append(draw)
+        return super().draw(draw)
+
+    def end(self, ending: Ending) -> Entry | None:
+        self.asked.append(ending)
+        return super().end(ending)
+
+    def sweep(self, now: datetime | None, limit: int = 64) -> int:
+        self.asked.append(now)
+        return super().sweep(now, limit)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda ledger: ledger.reserve(ASKED), "request 'job'"),
+        (lambda ledger: ledger.settle("held"), "settling 'held'"),
+        (lambda ledger: ledger.release("held"), "releasing 'held'"),
+        (lambda ledger: ledger.credit("hash", 70), "credit 'hash'"),
+        (lambda ledger: ledger.donate("gift", 70), "donation 'gift'"),
+        # All that there is room for, in and out.
+        (lambda ledger: ledger.donate("gift", 100), "donation 'gift'"),
+        (lambda ledger: ledger.credit("hash", 1000), "credit 'hash'"),
+        (lambda ledger: ledger.adjust("out", 105 - MAX_SATS, note="why"), "adjustment 'out'"),
+    ],
+    ids=["reserve", "settle", "release", "credit", "donate", "donate all", "credit all", "adjust"],
+)
+def test_a_contended_store_is_given_up(call: Callable[[FreeTier], object], words: str) -> None:
     """A call that is refused a hundred times in a row says so, and has written nothing."""
-    repository = Refusing()
-    ledger = FreeTier(FreeTierPolicy(), repository)
+    repository = Contended()
+    ledger = FreeTier(FreeTierPolicy(seed_sats=MAX_SATS - 100), repository)
     ledger.seed()
-    with pytest.raises(StoreUnavailable, match="refused 100 times"):
-        ledger.reserve(Request("job", "ada", "trusted", 5))
+    ledger.reserve(evolve(ASKED, request_id="held"))
+    repository.busy = True
+    before = list(repository.entries())
+    with pytest.raises(StoreUnavailable) as caught:
+        call(ledger)
+    assert str(caught.value) == f"{words}: refused 100 times in a row; nothing was written"
     assert repository.refusals == ATTEMPTS
-    assert len(repository.entries()) == 1
+    assert list(repository.entries()) == before
 
 
 def test_sweeping_is_no_refusal() -> None:
@@ -58,14 +115,100 @@ def test_sweeping_is_no_refusal() -> None:
     assert ledger.verify().ok
 
 
+def test_a_gate_without_a_store() -> None:
+    """The full price is charged where the store is away, and nothing is noted."""
+    rooms = {str(Limit.UNAVAILABLE): 0}
+    decision = Decision(Serve.GATE, 5, 0, 5, Limit.UNAVAILABLE, rooms)
+    grant = Grant("job", "ada", "trusted", decision, GrantState.UNHELD, NOON)
+    assert gated(ASKED, NOON) == grant
+
+
+def test_nothing_is_free_without_a_store() -> None:
+    """A price of 0 is free where the store is away, too."""
+    grant = Grant(
+        "job", "ada", "trusted", Decision(Serve.FREE, 0, 0, 0, None, {}), GrantState.UNHELD, NOON
+    )
+    assert gated(evolve(ASKED, price_sats=0), NOON) == grant
+
+
 @pytest.mark.parametrize(
-    ("price", "serve", "bound_by"),
+    ("call", "error", "words"),
     [
-        (5, Serve.GATE, Limit.UNAVAILABLE),
-        (0, Serve.FREE, None),
+        (lambda it: it.settle("x"), UnknownRequest, "no grant was written for request 'x'"),
+        (lambda it: it.release("x"), UnknownRequest, "no grant was written for request 'x'"),
+        (lambda it: it.grant("x"), UnknownRequest, "no grant was written for request 'x'"),
+        (lambda it: it.settle("a", 3), Conflict, "request 'a' was settled at 4 sats, not 3"),
+        (lambda it: it.release("a"), Conflict, "request 'a' was settled"),
+        (lambda it: it.settle("b", 3), Conflict, "request 'b' was released"),
+        (
+            lambda it: it.decide(Request("a", "eve", "new", 9)),
+            Conflict,
+            "request 'a' was asked before by 'ada', tier trusted, for 5 sats; "
+            "now by 'eve', tier new, for 9",
+        ),
+        (
+            lambda it: it.credit("hash", 71),
+            Conflict,
+            "credit 'hash' was written before, with other figures",
+        ),
+        (
+            lambda it: it.credit("new", 980),
+            InvalidInput,
+            "paid_sats: expected a share of at most 97 sats, got 980 (int)",
+        ),
+        (
+            lambda it: it.donate("new", 98),
+            InvalidInput,
+            f"sats: expected {97 - MAX_SATS} to 97, as the pool stands, got 98 (int)",
+        ),
     ],
+    ids=str,
 )
-def test_without_a_store(price: int, serve: Serve, bound_by: Limit | None) -> None:
-    """The full price is charged where the store is away; nothing is still free."""
-    decision = gated(Request("job", "ada", "trusted", price), NOON).decision
-    assert (decision.serve, decision.charge_sats, decision.bound_by) == (serve, price, bound_by)
+def test_errors_say_what_was_asked(
+    call: Callable[[FreeTier], object], error: type[Exception], words: str
+) -> None:
+    """Whoever asks for what cannot be is told which request it was, and what is known of it."""
+    ledger = FreeTier(FreeTierPolicy(seed_sats=MAX_SATS - 100), MemoryRepository())
+    ledger.seed()
+    for name in "ab":
+        ledger.reserve(evolve(ASKED, request_id=name))
+    ledger.settle("a", 4)
+    ledger.release("b")
+    ledger.credit("hash", 70)
+    with pytest.raises(error) as caught:
+        call(ledger)
+    assert str(caught.value) == words
+
+
+def test_what_the_store_is_asked_for() -> None:
+    """The guard gets the caps of that moment, and every step the host's own time."""
+    clock, repository = Clock(), Recording()
+    policy = FreeTierPolicy(floor_sats=7, daily_release_sats=240, daily_release_paced=True)
+    ledger = FreeTier(policy, repository, clock=clock)
+    ledger.seed()
+    ledger.reserve(ASKED, ttl=timedelta(seconds=1))
+    clock.advance(minutes=1)
+    late = ledger.settle("job", 5)
+    draw, expiry, swept, ending = repository.asked
+    assert isinstance(draw, Draw)
+    assert draw.caps == policy.caps(ASKED, NOON)
+    at = NOON + timedelta(minutes=1)
+    assert expiry == Ending(Kind.EXPIRE, "job", at)
+    assert swept == at
+    assert ending == Ending(Kind.LATE, "job", at, late, floor_sats=7)
+
+
+@pytest.mark.parametrize("again", [{}, {"sponsor": "", "note": ""}], ids=str)
+def test_no_word_is_no_word(again: dict[str, str]) -> None:
+    """A gift without a sponsor and a note is the same gift, however that is said."""
+    ledger = FreeTier(FreeTierPolicy(), MemoryRepository())
+    for words in ({}, again):
+        assert ledger.donate("gift", 5, **words).balance_change == 5
+    assert ledger.pool_status().balance_sats == 5
+
+
+def test_the_pools_status_says_the_budgets() -> None:
+    """The budgets are the policy's: a host shows what a tier may draw."""
+    policy = FreeTierPolicy(budgets={"new": 3})
+    ledger = FreeTier(policy, MemoryRepository())
+    assert ledger.pool_status().budgets == {"new": 3}

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freetier import FreeTierPolicy, HostLimit, InvalidInput, Limit, Request, Serve
-from freetier.values import MAX_SATS, Decision, Snapshot
+from freetier.values import MAX_SATS, Caps, Decision, Snapshot
 
 NOON = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 1, 6, tzinfo=UTC)
@@ -219,6 +219,34 @@ class TestLimits:
         assert made.rooms[Limit.DAILY_RELEASE] == made.absorb_sats == room
         assert made.resets_at == at.replace(minute=0) + timedelta(hours=1)
 
+    @pytest.mark.parametrize(
+        ("release", "hour", "room", "more_at"),
+        [(12, 0, 0, 1), (12, 1, 1, 3), (12, 22, 11, 23), (12, 23, 12, 24), (1, 3, 0, 23)],
+    )
+    def test_a_paced_release_waits_for_a_whole_sat(
+        self, release: int, hour: int, room: int, more_at: int
+    ) -> None:
+        """Where an hour frees less than a sat, the decision names the hour that has one more."""
+        policy = FreeTierPolicy(daily_release_sats=release, daily_release_paced=True)
+        at = NOON.replace(hour=hour)
+        made = policy.decide(Request("job", "ab", "elite", 1000), Snapshot(at, 10_000))
+        assert made.rooms[Limit.DAILY_RELEASE] == room
+        assert made.resets_at == at.replace(hour=0, minute=0) + timedelta(hours=more_at)
+
+    def test_the_database_checks_the_same(self) -> None:
+        """The caps that the database re-checks are the policy's own, as of that moment."""
+        policy = FreeTierPolicy(
+            budgets={"new": 1, "trusted": 2},
+            tier_ceilings={"trusted": 3},
+            daily_release_sats=240,
+            daily_release_paced=True,
+            floor_sats=5,
+            pool_share_bp=6,
+        )
+        trusted, new = (Request("job", "ab", tier, 9) for tier in ("trusted", "new"))
+        assert policy.caps(trusted, NOON) == Caps(2, 3, 130, 5, 6)
+        assert policy.caps(new, MIDNIGHT) == Caps(1, None, 10, 5, 6)
+
     def test_the_floor_is_kept_from_what_is_available(self) -> None:
         """What is reserved counts as gone: 1,000 less 500 reserved less a floor of 470 is 30."""
         policy = FreeTierPolicy(floor_sats=470)
@@ -265,8 +293,10 @@ class TestHostLimits:
     @pytest.mark.parametrize("name", [*(limit.value for limit in Limit), "", "a\nb"])
     def test_a_host_limit_has_a_name_of_its_own(self, name: str) -> None:
         """No host limit is called as a built-in one is, nor by what is no id."""
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput) as caught:
             HostLimit(name, lambda *_: 1)
+        assert (caught.value.argument, caught.value.value) == ("name", name)
+        assert ("that no built-in limit has" in caught.value.expected) is (name in list(Limit))
 
     def test_two_host_limits_have_two_names(self) -> None:
         """Two host limits of one name would hide each other."""
