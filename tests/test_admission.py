@@ -162,7 +162,11 @@ def test_nothing_is_free_without_a_store() -> None:
             f"sats: expected {97 - MAX_SATS} to 97, as the pool stands, got 98 (int)",
         ),
     ],
-    ids=str,
+    ids=[
+        *("settle nobody's", "release nobody's", "nobody's grant", "settle again", "release late"),
+        *("settle what was released", "another request", "another payment"),
+        *("a credit too large", "a gift too large"),
+    ],
 )
 def test_errors_say_what_was_asked(
     call: Callable[[FreeTier], object], error: type[Exception], words: str
