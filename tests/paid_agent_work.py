@@ -27,6 +27,17 @@ class Raising(TextFacts):
         raise TimeoutError("a secret of the host's")
 
 
+class Counted(TextFacts):
+    """Work that knows how often it was done."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    async def do(self, request: str) -> Done:
+        self.done += 1
+        return await super().do(request)
+
+
 class Mute(TextFacts):
     """Work that fails without a word."""
 

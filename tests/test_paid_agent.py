@@ -16,7 +16,7 @@ from hypothesis.strategies import text
 from examples.paid_agent.service import Service
 from examples.paid_agent.settings import Settings
 from examples.paid_agent.work import TextFacts
-from freetier import Kind
+from freetier import AsyncFreeTier, Kind, Settlement, StoreUnavailable
 
 from .nostr_signer import pubkey_of
 from .paid_agent import (
@@ -31,11 +31,13 @@ from .paid_agent import (
     entries,
     paid_session,
     played,
+    served,
     started,
 )
 from .paid_agent_work import (
     Broken,
     Choosy,
+    Counted,
     Curt,
     Dear,
     Endless,
@@ -269,6 +271,46 @@ def test_what_nobody_can_keep(
             assert (await books.ledger.pool_status()).reserved_sats == 0
 
     play(scenario, work=work())
+
+
+def test_a_job_that_cannot_be_settled_now(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work that is done is kept while the ledger is away, and not done again."""
+    work = Counted()
+    settle = AsyncFreeTier.settle
+
+    async def away(self: AsyncFreeTier, request_id: str, actual_sats: int) -> Settlement:
+        monkeypatch.setattr(AsyncFreeTier, "settle", settle)
+        raise StoreUnavailable("away")
+
+    async def scenario(api: Api, service: Service) -> None:
+        monkeypatch.setattr(AsyncFreeTier, "settle", away)
+        job = await api.job(ADA)
+        path = f"/api/jobs/{job['id']}"
+        waits = await api.until(path, "next_step", "settlement", secret=ADA)
+        assert waits["state"] == "executing"
+        await service.round()
+        await api.until(path, "state", "complete", secret=ADA)
+        assert work.done == 1
+
+    play(scenario, work=work)
+
+
+def test_a_tier_that_is_no_more(settings: Settings) -> None:
+    """A job whose tier the policy has no more is called off, and its evaluation is paid back."""
+
+    async def scenario() -> None:
+        costly = evolve(settings, eval_sats=7)
+        async with served(costly) as (api, _):
+            job = await api.job(BOB, refund_to="bob@example.org")
+        without = evolve(costly, policy=evolve(POLICY, budgets={"new": 0}))
+        async with served(without) as (api, _):
+            await api.pay(job)
+            failed = await api.until(f"/api/jobs/{job['id']}", "state", "failed", secret=BOB)
+            assert (failed["error_message"], failed["refund"]["sats"]) == ("it cannot be sold", 7)
+
+    asyncio.run(scenario())
 
 
 def test_records_and_ledger_say_the_same(play: Callable[..., None]) -> None:

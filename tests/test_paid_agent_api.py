@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
+from examples.paid_agent import store
 from examples.paid_agent.app import create_app
 from examples.paid_agent.service import Service
 from examples.paid_agent.settings import Settings
@@ -183,6 +187,40 @@ def test_an_estimate_that_breaks(settings: Settings) -> None:
         assert "secret" not in answer.text
 
     asyncio.run(run())
+
+
+def test_a_database_that_is_held_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who cannot be answered, because another holds the database, is told so in time: 503.
+
+    On SQLite reading goes on meanwhile.
+    """
+    monkeypatch.setattr(store, "PATIENCE_S", 1)
+
+    async def scenario() -> None:
+        async with served(settings) as (api, _), held_up(settings.db):
+            calls = (api.post("/api/jobs", {"request": TEXT}) for _ in range(30))
+            answers = await asyncio.gather(*calls)
+            assert {answer.status_code for answer in answers} == {503}
+            assert answers[0].headers["Retry-After"]
+            pool = await api.get("/api/pool")
+            assert pool.status_code == (200 if settings.db.startswith("sqlite") else 503)
+        async with served(settings) as (api, _):
+            await api.job()
+
+    asyncio.run(scenario())
+
+
+@asynccontextmanager
+async def held_up(url: str) -> AsyncIterator[None]:
+    """The database, held by somebody else."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+    else:
+        async with await psycopg.AsyncConnection.connect(url) as connection:
+            await connection.execute("LOCK TABLE freetier_pool, paid_jobs IN ACCESS EXCLUSIVE MODE")
+            yield
 
 
 def test_what_is_not_there(play: Callable[..., None]) -> None:

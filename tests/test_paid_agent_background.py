@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.paid_agent.background import Crew, Crowded
+from examples.paid_agent.background import Backoff, Crew, Crowded
 from examples.paid_agent.service import AT_ONCE, Service
 from examples.paid_agent.settings import Settings
 from examples.paid_agent.work import Done, TextFacts
@@ -83,6 +83,26 @@ def test_so_much_at_once_and_no_more() -> None:
         assert (running, highest) == (0, 2)
 
     asyncio.run(main())
+
+
+def test_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not ready is tried at once, then after 1, 2, 4 and 4 seconds; each by itself."""
+    now = 100.0
+    monkeypatch.setattr("examples.paid_agent.background.time.monotonic", lambda: now)
+    backoff = Backoff(1, 4)
+    tried: list[float] = []
+    for tenth in range(1200, 2400):
+        now = tenth / 10
+        if backoff.is_due("job"):
+            tried.append(now - 120)
+        backoff.forget()
+        if now == 130:
+            assert backoff.is_due("another")
+            break
+    assert tried == [0, 1, 3, 7]
+    now = 140.0
+    backoff.forget()
+    assert backoff.is_due("another")  # the 4 seconds that were next are long over
 
 
 def test_what_breaks_is_left(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from examples.paid_agent.background import Backoff
 from examples.paid_agent.lightning import NodeError
 from examples.paid_agent.paper import PaperNode
-from examples.paid_agent.service import Service
+from examples.paid_agent.service import AT_ONCE, Service
 from examples.paid_agent.settings import Settings
 from examples.paid_agent.work import Done, TextFacts
 from freetier import Kind
@@ -208,6 +209,7 @@ def test_paid_late(play: Callable[..., None], told: bool) -> None:
         else:
             assert isinstance(service.node, PaperNode)
             await service.node.receive(job["invoice"]["payment_hash"])
+            service.backoff = Backoff(0, 0)
             await service.round()
         done = await api.until(path, "state", "complete", secret=BOB)
         assert done["absorbed_sats"] == LEFT
@@ -344,12 +346,41 @@ def test_what_breaks_for_one_late_payer(settings: Settings) -> None:
                 return await super().is_paid(invoice_id)
 
         service.jobs.node = Partly(service.store)
+        service.backoff = Backoff(0, 0)
         await service.round()
         for job in jobs[1:]:
             await api.until(f"/api/jobs/{job['id']}", "state", "complete")
         assert (await api.get(f"/api/jobs/{jobs[0]['id']}")).json()["state"] == "failed"
 
     played(settings, scenario, invoice_ttl=timedelta(seconds=0.1))
+
+
+def test_refunds_that_take_their_time(settings: Settings) -> None:
+    """Refunds to addresses that do not answer keep nobody's payment from being found."""
+
+    async def scenario(api: Api, service: Service) -> None:
+        answers = asyncio.Event()
+
+        async def slow(destination: str, sats: int) -> tuple[str, str]:
+            await answers.wait()
+            raise NodeError("no answer")
+
+        service.node.invoice_of = slow  # type: ignore[method-assign]
+        sessions = [await paid_session(api, 1, None) for _ in range(AT_ONCE + 2)]
+        to = {"destination": "slow@example.org"}
+        closing = [
+            asyncio.create_task(api.post(f"/api/sessions/{session}/close", to))
+            for session in sessions
+        ]
+        job = await api.job()
+        for _ in range(2):
+            await service.round()
+        await api.pay(job)
+        await api.until(f"/api/jobs/{job['id']}", "state", "complete")
+        answers.set()
+        assert {answer.status_code for answer in await asyncio.gather(*closing)} == {200}
+
+    played(settings, scenario)
 
 
 def test_a_node_that_is_down(play: Callable[..., None]) -> None:

@@ -12,6 +12,8 @@ from uuid import uuid4
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from freetier import InvalidInput, http
@@ -80,6 +82,8 @@ def create_app(
     app.add_exception_handler(DepositDue, _on_deposit_due)
     app.add_exception_handler(Crowded, _on_too_much)
     app.add_exception_handler(Overtaken, _on_too_much)
+    app.add_exception_handler(OperationalError, _on_a_database_away)
+    app.add_exception_handler(PoolTimeout, _on_a_database_away)
     app.add_exception_handler(InvalidInput, _on_a_mistake_of_ours)
     app.add_exception_handler(Exception, _on_a_mistake_of_ours)
     app.add_middleware(BodyLimit, most_bytes=100_000)
@@ -277,7 +281,16 @@ async def _on_refused(request: Request, error: Exception) -> Response:
 
 async def _on_deposit_due(request: Request, error: Exception) -> Response:
     assert isinstance(error, DepositDue)
-    return _answer(request, 402, f"Pay {error.sats} sats, the session's deposit, then ask again.")
+    session = error.session
+    members: dict[str, object] = {"error": "DepositDue", "deposit_sats": session.deposit_sats}
+    if session.invoice:
+        members |= {
+            "invoice": session.invoice.bolt11,
+            "payment_hash": session.invoice.id,
+            "expires_at": session.invoice.expires_at.isoformat(),
+        }
+    detail = f"Pay {session.deposit_sats} sats, the session's deposit, then ask again."
+    return _answer(request, 402, detail, members=members)
 
 
 async def _on_too_much(request: Request, _: Exception) -> Response:
@@ -294,10 +307,20 @@ async def _on_not_found(request: Request, error: Exception) -> Response:
     return _answer(request, 404, str(error))
 
 
+async def _on_a_database_away(request: Request, error: Exception) -> Response:
+    log.error("the database did not answer: %s", error)
+    return _answer(request, 503, "The service cannot answer just now.", {"Retry-After": "5"})
+
+
 def _answer(
-    request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None
+    request: Request,
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    members: Mapping[str, object] | None = None,
 ) -> Response:
     """The same form of answer as for the errors of freetier."""
+    instance = request.scope["path"]
     return to_response(
-        http.plain_problem(status, detail, instance=request.scope["path"], headers=headers)
+        http.plain_problem(status, detail, instance=instance, headers=headers, members=members)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -13,6 +14,29 @@ GRACE_S = 2
 
 class Crowded(Exception):
     """There is too much to do already: nothing was begun."""
+
+
+class Backoff:
+    """When to try again what is not ready: after `first_s`, then less and less often."""
+
+    def __init__(self, first_s: float, most_s: float) -> None:
+        self._first_s = first_s
+        self._most_s = most_s
+        self._next: dict[str, tuple[float, float]] = {}
+
+    def is_due(self, name: str) -> bool:
+        """Whether to try now; if so, the next time is twice as far away as this one was."""
+        now = time.monotonic()
+        at, wait_s = self._next.get(name, (now, self._first_s))
+        if now < at:
+            return False
+        self._next[name] = now + wait_s, min(2 * wait_s, self._most_s)
+        return True
+
+    def forget(self) -> None:
+        """Forget whatever nobody has asked about for long."""
+        before = time.monotonic() - 2 * self._most_s
+        self._next = {name: (at, wait) for name, (at, wait) in self._next.items() if at > before}
 
 
 class Crew:

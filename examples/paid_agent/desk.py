@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import ModuleType
@@ -24,6 +24,8 @@ from .turns import Turns
 from .work import Done, Work, WorkFailed, told
 
 log = logging.getLogger("paid_agent")
+WORK = frozenset({Step.WORK})
+REFUNDS = frozenset({Step.REFUND, Step.REFUND_PAYMENT})
 _ATTEMPTS = 100
 T = TypeVar("T")
 P = TypeVar("P", Job, Session)
@@ -73,17 +75,23 @@ class Desk(ABC, Generic[P]):
         record = await self.find(record_id)
         if record is not None and self.may_be_paid_late(record):
             invoice = record.invoice
-            if invoice and await self.node.is_paid(invoice.id):
-                await self._note_or_not(record, simply(self._flow.paid, invoice))
+            try:
+                if invoice and await self.node.is_paid(invoice.id):
+                    await self._note_or_not(record, simply(self._flow.paid, invoice))
+            except NodeError as error:
+                log.warning("%s waits: %s", record_id, error)
 
-    async def advance(self, record_id: str) -> P | None:
-        """Do one step after the other, until the record waits for somebody, or for its work.
+    async def advance(self, record_id: str, *, but: Container[Step | None] = WORK) -> P | None:
+        """Do one step after the other, until the record waits for somebody, or for a step of `but`.
 
         The record. A step that the node does not answer stays the next.
         """
+        record = await self.find(record_id)
+        if record is not None and self._flow.next_step(record) in but:
+            return record  # and nobody waits for who is doing that step
         async with self._turns.alone(record_id):
             record = await self.find(record_id)
-            while record is not None and self._flow.next_step(record) is not Step.WORK:
+            while record is not None and self._flow.next_step(record) not in but:
                 try:
                     event = await self._step(record)
                 except (NodeError, StalePrice) as error:

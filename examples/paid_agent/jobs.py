@@ -54,15 +54,27 @@ class JobDesk(Desk[Job]):
         return job.expired
 
     async def work_on(self, job_id: str) -> None:
-        """Do the work of a job, if that is its next step, and what comes after.
+        """Do the work of a job, if that is its next step.
 
         It takes its time, so nobody who asks for the other steps waits for it.
         """
         async with self._turns.alone(f"work of {job_id}"):
             job = await self.find(job_id)
-            if job is not None and jobs.next_step(job) is Step.WORK:
-                await self._note_or_not(job, await self._work(job))
-        await self.advance(job_id)
+            if job is None or jobs.next_step(job) is not Step.WORK:
+                return
+            worked = await self._work(job)
+
+            async def work_and_settle(books: Books, job: Job) -> Job:
+                after = await worked(books, job)
+                if jobs.next_step(after) is Step.SETTLEMENT:
+                    return await _settle(books, after)
+                return after
+
+            try:
+                await self._note_or_not(job, work_and_settle)
+            except Exception:
+                await self._note_or_not(job, worked)  # so that it is not done again
+                raise
 
     async def own_step(self, job: Job) -> Event[Job] | None:
         """See `Desk.own_step`."""
@@ -112,7 +124,11 @@ class JobDesk(Desk[Job]):
         return price_and_grant
 
     async def _grant(self, books: Books, job: Job) -> Job:
-        grant = await books.ledger.reserve(jobs.request_of(job), ttl=self.settings.grant_ttl)
+        try:
+            grant = await books.ledger.reserve(jobs.request_of(job), ttl=self.settings.grant_ttl)
+        except InvalidInput as error:  # a tier that the policy has no more, say
+            log.error("job %s: %s", job.id, error)
+            return await _release(books, jobs.work_failed(job, "it cannot be sold", at=now()))
         return jobs.granted(job, grant, at=now())
 
     async def _work(self, job: Job) -> Event[Job]:
@@ -129,11 +145,10 @@ class JobDesk(Desk[Job]):
             log.error("job %s: what the work gave: %s", job.id, error)
             return _failing("the work gave nothing that can be kept")
 
-        async def work_and_settle(books: Books, job: Job) -> Job:
-            worked = jobs.worked(job, done.result, **figures, actual_cost_usd=cost, at=now())
-            return await _settle(books, worked)
+        async def worked(_: Books, job: Job) -> Job:
+            return jobs.worked(job, done.result, **figures, actual_cost_usd=cost, at=now())
 
-        return work_and_settle
+        return worked
 
 
 async def _settle(books: Books, job: Job) -> Job:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -12,15 +12,15 @@ from uuid import uuid4
 
 from attrs import define, field
 
-from freetier import Request, jobs
+from freetier import Request, jobs, sessions
 from freetier.jobs import Step
 from freetier.pricing import Estimate, estimate, price_sats
 from freetier.sessions import Session
 from freetier.tables import Table
 
 from . import paper, proofs
-from .background import Crew
-from .desk import P, log, now
+from .background import Backoff, Crew
+from .desk import REFUNDS, WORK, P, log, now
 from .jobs import JobDesk
 from .lightning import Node
 from .lnbits import LNbitsNode
@@ -34,6 +34,8 @@ LATE = timedelta(days=1)
 """How long after an invoice expired the node is still asked whether it was paid after all."""
 AT_ONCE = 10
 """How many of each kind are brought on at once; callers get what is left of the connections."""
+MOST_RARELY_S = 3600
+"""How seldom at most a refund that cannot be paid is tried, and a late payment asked for."""
 MOST_NOTICES = 100
 """How many notices are looked into; who sends more is told to come again, or a round finds it."""
 
@@ -49,25 +51,49 @@ class Service:
     jobs: JobDesk
     sessions: SessionDesk
     proofs: UsedProofs
+    backoff: Backoff
     _stopping: asyncio.Event = field(factory=asyncio.Event)
     _quick: Crew = field(factory=lambda: Crew(AT_ONCE))
     _works: Crew = field(factory=lambda: Crew(AT_ONCE))
+    _refunds: Crew = field(factory=lambda: Crew(AT_ONCE))
+    _late: Crew = field(factory=lambda: Crew(AT_ONCE))
     _requests: Crew = field(factory=lambda: Crew(AT_ONCE))
     _notices: Crew = field(factory=lambda: Crew(AT_ONCE, MOST_NOTICES))
 
     def bring_on_job(self, job_id: str) -> asyncio.Task[None]:
-        """In the background: every step that is due. Work has a crew of its own: it may be slow."""
+        """In the background: every step that is due.
 
-        async def until_work() -> None:
-            job = await self.jobs.advance(job_id)
+        Work and refunds have crews of their own: how long they take is for others to say.
+        """
+
+        async def until_slow() -> None:
+            job = await self.jobs.advance(job_id, but=WORK | REFUNDS)
             if job is not None and jobs.next_step(job) is Step.WORK:
-                self._works.start(job_id, lambda: self.jobs.work_on(job_id))
+                self._works.start(job_id, work_and_go_on)
+            elif job is not None and jobs.next_step(job) in REFUNDS:
+                self._refund(f"job {job_id}", partial(self.jobs.advance, job_id))
 
-        return self._quick.start(f"job {job_id}", until_work)
+        async def work_and_go_on() -> None:
+            await self.jobs.work_on(job_id)
+            if not self._stopping.is_set():
+                self.bring_on_job(job_id)
+
+        return self._quick.start(f"job {job_id}", until_slow)
 
     def bring_on_session(self, session_id: str) -> asyncio.Task[None]:
-        """In the background: every step that is due."""
-        return self._quick.start(f"session {session_id}", lambda: self.sessions.advance(session_id))
+        """In the background: every step that is due; as for a job."""
+
+        async def until_slow() -> None:
+            session = await self.sessions.advance(session_id, but=REFUNDS)
+            if session is not None and sessions.next_step(session) in REFUNDS:
+                self._refund(f"session {session_id}", partial(self.sessions.advance, session_id))
+
+        return self._quick.start(f"session {session_id}", until_slow)
+
+    def _refund(self, name: str, what: Callable[[], Awaitable[object]]) -> None:
+        """Try to pay a refund; one that cannot be paid, less and less often."""
+        if self.backoff.is_due(name):
+            self._refunds.start(name, what)
 
     def notice(self, invoice_id: str) -> asyncio.Task[None]:
         """The node, or somebody who claims to be it, says that an invoice was paid: ask the node.
@@ -115,6 +141,7 @@ class Service:
         What is slow is waited for no longer than for two rounds, and goes on by itself.
         """
         await self.proofs.forget(now())
+        self.backoff.forget()
         tables = self.store.tables
         async for found in self._unfinished(tables.jobs):
             await self._begun([self.bring_on_job(job.id) for job in found])
@@ -126,11 +153,16 @@ class Service:
                     self._requests.start(request.id, partial(self.sessions.resume, request.id))
         for late in (self._lately_expired(tables.jobs), self._lately_expired(tables.sessions)):
             async for ids in late:
-                await self._begun(
-                    [self._quick.start(f"invoice {of}", partial(self._look_into, of)) for of in ids]
-                )
+                tasks = [
+                    self._late.start(invoice_id, partial(self._look_into, invoice_id))
+                    for invoice_id in ids
+                    if self.backoff.is_due(f"invoice {invoice_id}")
+                ]
+                await self._begun(tasks)
 
     async def _begun(self, tasks: list[asyncio.Task[None]]) -> None:
+        if not tasks:
+            return
         await self._or_stopping(asyncio.wait(tasks, timeout=2 * self.settings.poll.total_seconds()))
 
     async def rounds(self) -> None:
@@ -155,7 +187,8 @@ class Service:
 
     async def close(self) -> None:
         """Let what is running end where it may stop."""
-        for crew in (self._notices, self._quick, self._works, self._requests):
+        crews = (self._notices, self._late, self._quick, self._works, self._refunds, self._requests)
+        for crew in crews:
             await crew.close()
         await self.node.close()
 
@@ -178,8 +211,7 @@ class Service:
                 page = await books.expired(table, since, after)
             if not page:
                 return
-            if ids := [record.invoice.id for record in page if record.invoice is not None]:
-                yield ids
+            yield [record.invoice.id for record in page if record.invoice is not None]
             since, after = page[-1].updated_at, page[-1].id
 
 
@@ -200,6 +232,7 @@ async def running(
             JobDesk(store, node, work, settings),
             SessionDesk(store, node, work, settings),
             UsedProofs(store),
+            Backoff(settings.poll.total_seconds(), MOST_RARELY_S),
         )
         rounds = asyncio.create_task(made.rounds())
         try:

@@ -16,16 +16,15 @@ from .settings import Settings
 from .store import Books, Overtaken, Store
 from .work import Work, WorkFailed, expected
 
+Both = tuple[Session, SessionRequest]
+
 
 class DepositDue(Exception):
     """The session serves nothing before its deposit is paid."""
 
-    def __init__(self, sats: int) -> None:
-        super().__init__(sats)
-        self.sats = sats
-
-
-Both = tuple[Session, SessionRequest]
+    def __init__(self, session: Session) -> None:
+        super().__init__(session.id)
+        self.session = session
 
 
 class SessionDesk(Desk[Session]):
@@ -119,7 +118,7 @@ class SessionDesk(Desk[Session]):
             return sessions.repeated(known, session_id, request)
         session = await self.found(session_id)
         if session.state is SessionState.AWAITING_PAYMENT:
-            raise DepositDue(session.deposit_sats)
+            raise DepositDue(session)
         verdict = expected(self.work, request)
         price = price_sats(
             self.settings.rates(),
@@ -152,6 +151,8 @@ class SessionDesk(Desk[Session]):
     async def _finish(self, known: SessionRequest) -> SessionRequest:
         if sessions.next_step_of_request(known) is None:
             return known
+        if sessions.next_step_of_request(known) is Step.SETTLEMENT:
+            return await self._note_both(known, _settle)
         rates = self.settings.rates()
         try:
             done = await self.try_to(known.request)
@@ -168,15 +169,19 @@ class SessionDesk(Desk[Session]):
             log.error("request %s: what the work gave: %s", known.id, error)
             return await self._note_both(known, _failing("the work gave nothing that can be kept"))
 
-        async def settle(books: Books, session: Session, request: SessionRequest) -> Both:
-            computed = sessions.computed(request, done.result, **figures, at=now())
-            grant = await books.ledger.record_grant(sessions.request_of(session, computed))
-            session, request = sessions.debited(session, computed, grant, at=now())
-            if request.charged_sats:
-                await books.ledger.credit(request.ledger_id, request.charged_sats)
-            return session, request
+        async def compute(_: Books, session: Session, request: SessionRequest) -> Both:
+            return session, sessions.computed(request, done.result, **figures, at=now())
 
-        return await self._note_both(known, settle)
+        async def compute_and_settle(
+            books: Books, session: Session, request: SessionRequest
+        ) -> Both:
+            return await _settle(books, *await compute(books, session, request))
+
+        try:
+            return await self._note_both(known, compute_and_settle)
+        except Exception:
+            await self._note_both(known, compute)  # so that it is not done again
+            raise
 
     async def _note_both(
         self,
@@ -197,6 +202,19 @@ class SessionDesk(Desk[Session]):
             return done
 
         return await self.transact(apply)
+
+
+async def _settle(books: Books, session: Session, request: SessionRequest) -> Both:
+    """Let the ledger decide on the real cost, debit what it leaves, credit the pool with that."""
+    try:
+        grant = await books.ledger.record_grant(sessions.request_of(session, request))
+    except InvalidInput as error:  # a tier that the policy has no more, say
+        log.error("request %s: %s", request.id, error)
+        return sessions.request_failed(session, request, "it cannot be sold", at=now())
+    session, request = sessions.debited(session, request, grant, at=now())
+    if request.charged_sats:
+        await books.ledger.credit(request.ledger_id, request.charged_sats)
+    return session, request
 
 
 def _failing(message: str) -> Callable[[Books, Session, SessionRequest], Awaitable[Both]]:

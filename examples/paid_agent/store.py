@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import Lock
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,7 +13,7 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 import freetier
-from freetier import AsyncFreeTier, FreeTierPolicy
+from freetier import AsyncFreeTier, FreeTierPolicy, StoreUnavailable
 from freetier.jobs import Job
 from freetier.sessions import Session, SessionRequest
 from freetier.sqlalchemy import AsyncSQLAlchemyRepository
@@ -24,6 +25,8 @@ DRIVERS = {
     "postgresql": ("postgres", "postgresql+psycopg"),
 }
 PAGE = 100
+PATIENCE_S = 10
+"""How long a caller waits for a connection, for the turn to write, and for a lock."""
 R = TypeVar("R", Job, Session, SessionRequest)
 
 
@@ -113,7 +116,11 @@ class Store:
         """A transaction that commits at its end, or rolls back on an error."""
         async with AsyncExitStack() as held:
             if self._turn is not None:
-                await held.enter_async_context(self._turn)
+                try:
+                    async with asyncio.timeout(PATIENCE_S):
+                        await held.enter_async_context(self._turn)
+                except TimeoutError as error:
+                    raise StoreUnavailable("too many wait to write") from error
             connection = await held.enter_async_context(self._engine.begin())
             yield Books(connection, self._policy, self._tables)
 
@@ -136,7 +143,12 @@ async def opened(url: str, policy: FreeTierPolicy, *more_tables: str) -> AsyncIt
         f"{driver}:{rest}",
         pool_size=20,
         max_overflow=0,
-        **({"connect_args": {"timeout": 30}} if dialect == "sqlite" else {}),
+        pool_timeout=PATIENCE_S,
+        connect_args=(
+            {"timeout": PATIENCE_S}
+            if dialect == "sqlite"
+            else {"options": f"-c lock_timeout={PATIENCE_S}s"}
+        ),
     )
     if dialect == "sqlite":
         _begin_as_a_writer(engine)
@@ -175,4 +187,5 @@ def _begin_as_a_writer(engine: AsyncEngine) -> None:
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
