@@ -202,6 +202,44 @@ def test_what_the_store_is_asked_for() -> None:
     assert ending == Ending(Kind.LATE, "job", at, late, floor_sats=7)
 
 
+def test_what_is_due_is_swept_by_the_hosts_time() -> None:
+    """A reserve and a gift that need what expired grants held sweep as of the host's time."""
+    clock, repository = Clock(), Recording()
+    ledger = FreeTier(FreeTierPolicy(seed_sats=5), repository, clock=clock)
+    ledger.seed()
+    for name, call in (
+        ("b", lambda: ledger.reserve(evolve(ASKED, request_id="c"))),
+        ("d", lambda: ledger.adjust("out", -5, note="why")),
+    ):
+        ledger.reserve(evolve(ASKED, request_id=name, identity=name), ttl=timedelta(seconds=1))
+        clock.advance(minutes=20)
+        repository.asked.clear()
+        call()
+        assert [asked for asked in repository.asked if isinstance(asked, datetime)] == [clock()]
+        if name == "b":
+            ledger.release("c")
+
+
+def test_a_grant_is_of_the_journals_time() -> None:
+    """A clock that runs back gives a grant the time of the entry before it."""
+    clock = Clock()
+    ledger = FreeTier(FreeTierPolicy(), MemoryRepository(), clock=clock)
+    ledger.seed()
+    clock.advance(minutes=-1)
+    assert ledger.reserve(ASKED).reserved_at == NOON
+
+
+def test_what_others_of_a_tier_drew_counts() -> None:
+    """Of a tier's ceiling the next identity gets what the first has left."""
+    policy = FreeTierPolicy(tier_ceilings={"trusted": 7})
+    ledger = FreeTier(policy, MemoryRepository())
+    ledger.seed()
+    drawn = [
+        ledger.reserve(evolve(ASKED, request_id=name, identity=name)).absorb_sats for name in "ab"
+    ]
+    assert drawn == [5, 2]
+
+
 @pytest.mark.parametrize("again", [{}, {"sponsor": "", "note": ""}], ids=str)
 def test_no_word_is_no_word(again: dict[str, str]) -> None:
     """A gift without a sponsor and a note is the same gift, however that is said."""

@@ -296,7 +296,9 @@ class TestHostLimits:
         with pytest.raises(InvalidInput) as caught:
             HostLimit(name, lambda *_: 1)
         assert (caught.value.argument, caught.value.value) == ("name", name)
-        assert ("that no built-in limit has" in caught.value.expected) is (name in list(Limit))
+        assert (caught.value.expected == "a name that no built-in limit has") is (
+            name in list(Limit)
+        )
 
     def test_two_host_limits_have_two_names(self) -> None:
         """Two host limits of one name would hide each other."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -129,6 +130,18 @@ def test_anything_else_is_no_id(value: object) -> None:
     with pytest.raises(InvalidInput) as caught:
         check_id("key", value)
     assert caught.value.argument == "key"
+
+
+@pytest.mark.parametrize("zone", ["UTC-14", "UTC+12"])
+def test_a_day_is_of_utc(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The day is UTC's, wherever the host is, and in whatever zone the time is said."""
+    try:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        assert utc_day(NOON.astimezone(timezone(timedelta(hours=14)))) == date(2026, 1, 5)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @given(st.text(max_size=300))
