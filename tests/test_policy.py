@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
-from datetime import UTC, datetime, timedelta
+import time
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import attrs
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freetier import FreeTierPolicy, HostLimit, InvalidInput, Limit, Request, Serve
-from freetier.values import MAX_SATS, Caps, Decision, Snapshot
+from freetier.values import MAX_SATS, MAX_TTL_S, Caps, Decision, Snapshot
 
 NOON = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 1, 6, tzinfo=UTC)
@@ -202,6 +203,25 @@ class TestLimits:
         """Of the built-in limits only budget and pool are on until the host says so."""
         assert list(decide().rooms) == [Limit.BUDGET, Limit.POOL]
 
+    @pytest.mark.parametrize("zone", ["UTC-5:30", "UTC+5:30"])
+    @pytest.mark.parametrize("paced", [True, False])
+    def test_a_reset_is_on_the_hour_of_utc(
+        self, zone: str, paced: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Wherever the host is, and however time is said, a limit resets as UTC's hour strikes."""
+        at = datetime(2026, 1, 5, 23, 59, 59, 999_999, tzinfo=UTC)
+        policy = FreeTierPolicy(daily_release_sats=24, daily_release_paced=paced)
+        try:
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            for hour, reset in ((21, 22 if paced else 24), (23, 24)):
+                said = at.replace(hour=hour).astimezone(timezone(timedelta(hours=5, minutes=45)))
+                made = policy.decide(Request("job", "ab", "elite", 99), Snapshot(said, 10_000))
+                assert made.resets_at == MIDNIGHT + timedelta(hours=reset - 24)
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+
     def test_a_limit_of_0_never_resets(self) -> None:
         """Midnight does not help a tier whose budget or ceiling, or a pool whose release, is 0."""
         none: Any = {"trusted": 0}
@@ -341,6 +361,60 @@ class TestSettings:
         with pytest.raises(InvalidInput) as caught:
             FreeTierPolicy(**{name: value})
         assert caught.value.argument.partition("[")[0] == name
+
+    @pytest.mark.parametrize(
+        ("settings", "argument", "value", "expected"),
+        [
+            ({"limits": 5}, "limits", 5, "a tuple of HostLimit"),
+            ({"limits": ["x"]}, "limits", "x", "a HostLimit"),
+            (
+                {"limits": [HostLimit("x", lambda *_: 1)] * 2},
+                "limits",
+                ["x", "x"],
+                "a name of its own for each limit",
+            ),
+            ({"budgets": 5}, "budgets", 5, "a mapping from tier to sats"),
+            ({"tier_ceilings": 5}, "tier_ceilings", 5, "a mapping from tier to sats"),
+            (
+                {"budgets": {"a": -1}},
+                "budgets['a']",
+                -1,
+                f"a whole number of sats from 0 to {MAX_SATS}",
+            ),
+            (
+                {"budgets": {"a": 1, "b": 2}, "tier_ceilings": {"c": 1}},
+                "tier_ceilings",
+                "c",
+                "one of the tiers a, b",
+            ),
+            ({"daily_release_paced": 1}, "daily_release_paced", 1, "True or False"),
+            ({"grant_ttl_s": 0}, "grant_ttl_s", 0, f"seconds from 1 to {MAX_TTL_S}"),
+            (
+                {"pool_share_bp": -1},
+                "pool_share_bp",
+                -1,
+                "a whole number of basis points from 0 to 10000",
+            ),
+        ],
+    )
+    def test_a_bad_setting_is_explained(
+        self, settings: dict[str, Any], argument: str, value: object, expected: str
+    ) -> None:
+        """The error says which setting it is, what it was set to, and what it has to be."""
+        with pytest.raises(InvalidInput) as caught:
+            FreeTierPolicy(**settings)
+        error = caught.value
+        assert (error.argument, error.value, error.expected) == (argument, value, expected)
+
+    @pytest.mark.parametrize("name", [*SATS, *SHARES])
+    def test_a_setting_may_be_the_most(self, name: str) -> None:
+        """All the bitcoin there is, and the whole of a share, are settings like others."""
+        most = 10_000 if name in SHARES else MAX_SATS
+        assert getattr(FreeTierPolicy(**{name: most}), name) == most  # type: ignore[arg-type]
+
+    def test_a_ttl_may_be_the_longest(self) -> None:
+        """A grant may be held from a second to 366 days."""
+        assert [FreeTierPolicy(grant_ttl_s=s).grant_ttl_s for s in (1, MAX_TTL_S)] == [1, MAX_TTL_S]
 
     def test_a_policy_keeps_what_it_was_given(self) -> None:
         """A mapping that the host changes afterwards changes no policy."""

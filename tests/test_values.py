@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -130,6 +131,32 @@ def test_anything_else_is_no_id(value: object) -> None:
     with pytest.raises(InvalidInput) as caught:
         check_id("key", value)
     assert caught.value.argument == "key"
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "expected"),
+    [
+        (check_id, "", "text of 1 to 256 characters"),
+        (check_id, "k" * 257, "text of 1 to 256 characters"),
+        (check_id, "a\nb", "printable characters without spaces at the ends"),
+        (check_id, "a ", "printable characters without spaces at the ends"),
+        (check_id, "a<b", "text without '<', '>' and '&'"),
+        (check_id, "\uff11", "text in Unicode's normal form NFKC"),
+        (check_id, "\u2800", "characters that can be seen"),
+        (check_note, "a\nb", "printable characters without spaces at the ends"),
+        (check_share, 10_001, "a whole number of basis points from 0 to 10000"),
+        (check_sats, -1, f"a whole number of sats from 0 to {MAX_SATS}"),
+        (check_time, 5, "an aware datetime from 1970 to 8999"),
+    ],
+)
+def test_an_error_says_what_is_expected(
+    check: Callable[[str, object], object], value: object, expected: str
+) -> None:
+    """Whatever is checked, the error names the argument and the value, and says what is right."""
+    with pytest.raises(InvalidInput) as caught:
+        check("it", value)
+    error = caught.value
+    assert (error.argument, error.value, error.expected) == ("it", value, expected)
 
 
 @pytest.mark.parametrize("zone", ["UTC-14", "UTC+12"])
