@@ -15,7 +15,7 @@ from hypothesis.strategies import text
 
 from examples.paid_agent.service import Service
 from examples.paid_agent.settings import Settings
-from examples.paid_agent.work import TextFacts
+from examples.paid_agent.work import NOT_SOLD, TextFacts
 from freetier import AsyncFreeTier, Kind, Settlement, StoreUnavailable
 
 from .nostr_signer import pubkey_of
@@ -298,17 +298,26 @@ def test_a_job_that_cannot_be_settled_now(
 
 
 def test_a_tier_that_is_no_more(settings: Settings) -> None:
-    """A job whose tier the policy has no more is called off, and its evaluation is paid back."""
+    """A job whose tier the policy has no more is called off, and its evaluation is paid back.
+
+    A session of such a tier serves nothing more, and is paid back.
+    """
 
     async def scenario() -> None:
         costly = evolve(settings, eval_sats=7)
         async with served(costly) as (api, _):
             job = await api.job(BOB, refund_to="bob@example.org")
+            session = f"/api/sessions/{await paid_session(api, 100, BOB)}"
         without = evolve(costly, policy=evolve(POLICY, budgets={"new": 0}))
         async with served(without) as (api, _):
             await api.pay(job)
             failed = await api.until(f"/api/jobs/{job['id']}", "state", "failed", secret=BOB)
-            assert (failed["error_message"], failed["refund"]["sats"]) == ("it cannot be sold", 7)
+            assert (failed["error_message"], failed["refund"]["sats"]) == (NOT_SOLD, 7)
+            refused = await api.post(f"{session}/request", {"request": TEXT}, BOB)
+            assert (refused.status_code, NOT_SOLD in refused.json()["detail"]) == (422, True)
+            to = {"destination": "bob@example.org"}
+            closed = await api.post(f"{session}/close", to, BOB)
+            assert closed.json()["refund"]["sats"] == 100
 
     asyncio.run(scenario())
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from examples.paid_agent import service as service_module
 from examples.paid_agent.background import Backoff
 from examples.paid_agent.lightning import NodeError
 from examples.paid_agent.paper import PaperNode
@@ -185,7 +186,7 @@ def test_a_node_that_is_away_for_too_long(
         await service.round()
         failed = await api.until(f"/api/jobs/{late['id']}", "state", "failed", secret=BOB)
         assert (failed["invoice"], failed["next_step"]) == (None, None)
-        await service.round()
+        await service.late_round()
         gc.collect()  # a task that broke unheard is logged when it is forgotten
         assert [record for record in caplog.records if record.name == "asyncio"] == []
         job = await api.job()  # of which the pool pays nothing, there is nothing to be late for
@@ -210,7 +211,7 @@ def test_paid_late(play: Callable[..., None], told: bool) -> None:
             assert isinstance(service.node, PaperNode)
             await service.node.receive(job["invoice"]["payment_hash"])
             service.backoff = Backoff(0, 0)
-            await service.round()
+            await service.late_round()
         done = await api.until(path, "state", "complete", secret=BOB)
         assert done["absorbed_sats"] == LEFT
         assert len(await entries(service, Kind.LATE)) == 1
@@ -347,7 +348,7 @@ def test_what_breaks_for_one_late_payer(settings: Settings) -> None:
 
         service.jobs.node = Partly(service.store)
         service.backoff = Backoff(0, 0)
-        await service.round()
+        await service.late_round()
         for job in jobs[1:]:
             await api.until(f"/api/jobs/{job['id']}", "state", "complete")
         assert (await api.get(f"/api/jobs/{jobs[0]['id']}")).json()["state"] == "failed"
@@ -355,8 +356,12 @@ def test_what_breaks_for_one_late_payer(settings: Settings) -> None:
     played(settings, scenario, invoice_ttl=timedelta(seconds=0.1))
 
 
-def test_refunds_that_take_their_time(settings: Settings) -> None:
-    """Refunds to addresses that do not answer keep nobody's payment from being found."""
+def test_refunds_that_take_their_time(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refunds to addresses that do not answer keep nobody's payment from being found.
+
+    Whoever asked for one is answered meanwhile.
+    """
+    monkeypatch.setattr(service_module, "SOON_S", 0.1)
 
     async def scenario(api: Api, service: Service) -> None:
         answers = asyncio.Event()
@@ -372,13 +377,16 @@ def test_refunds_that_take_their_time(settings: Settings) -> None:
             asyncio.create_task(api.post(f"/api/sessions/{session}/close", to))
             for session in sessions
         ]
-        job = await api.job()
+        for closed in await asyncio.gather(*closing):
+            assert (closed.status_code, closed.json()["refund"]["state"]) == (200, "pending")
+        job = await api.job(refund_to="slow@example.org")
         for _ in range(2):
             await service.round()
         await api.pay(job)
         await api.until(f"/api/jobs/{job['id']}", "state", "complete")
+        body = {"id": job["id"], "refund_to": "slow@example.org"}
+        assert (await api.job(**body))["next_step"] == "refund"
         answers.set()
-        assert {answer.status_code for answer in await asyncio.gather(*closing)} == {200}
 
     played(settings, scenario)
 

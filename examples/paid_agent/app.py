@@ -22,7 +22,7 @@ from freetier.starlette import add_handlers, to_response
 
 from . import page
 from .background import Crowded
-from .desk import NotFound, log
+from .desk import REFUNDS, WORK, NotFound, log
 from .lightning import Node
 from .limits import BodyLimit
 from .paper import PaperNode
@@ -146,7 +146,7 @@ def _routes(app: FastAPI) -> None:
         """Sell a job. 201: with the invoice to pay, or at work. 200: it was created before."""
         job_id = new.id or uuid4().hex
         _, made = await service.jobs.create(job_id, new.request, identity, new.refund_to)
-        job = await service.jobs.advance(job_id)
+        job = await service.jobs.advance(job_id, but=WORK | REFUNDS)
         assert job is not None
         service.bring_on_job(job_id)
         response.status_code = 201 if made else 200
@@ -167,9 +167,8 @@ def _routes(app: FastAPI) -> None:
         """Say where a refund goes; it is paid as soon as it is owed."""
         await read_job(job_id, service, identity)
         await service.jobs.refund_to(job_id, to.destination)
-        job = await service.jobs.advance(job_id)
-        assert job is not None
-        return job_out(job)
+        await service.refund_job(job_id)
+        return await read_job(job_id, service, identity)
 
     @app.post(
         "/api/sessions",
@@ -209,7 +208,9 @@ def _routes(app: FastAPI) -> None:
     ) -> SessionOut:
         """Close a session; what is left of its deposit is paid back."""
         await read_session(session_id, service, identity)
-        return session_out(await service.sessions.close(session_id, to.destination))
+        await service.sessions.close(session_id, to.destination)
+        await service.refund_session(session_id)
+        return session_out(await service.sessions.found(session_id))
 
     @app.get("/api/estimate", responses=problems(401))
     async def read_estimate(
@@ -283,13 +284,14 @@ async def _on_deposit_due(request: Request, error: Exception) -> Response:
     assert isinstance(error, DepositDue)
     session = error.session
     members: dict[str, object] = {"error": "DepositDue", "deposit_sats": session.deposit_sats}
+    detail = "The invoice of the session's deposit is not made yet: ask for the session again."
     if session.invoice:
+        detail = f"Pay {session.deposit_sats} sats, the session's deposit, then ask again."
         members |= {
             "invoice": session.invoice.bolt11,
             "payment_hash": session.invoice.id,
             "expires_at": session.invoice.expires_at.isoformat(),
         }
-    detail = f"Pay {session.deposit_sats} sats, the session's deposit, then ask again."
     return _answer(request, 402, detail, members=members)
 
 

@@ -12,7 +12,7 @@ from .desk import Desk, Event, log, now, simply
 from .lightning import Node
 from .settings import Settings
 from .store import Books, Store
-from .work import Refused, Work, WorkFailed, expected
+from .work import NOT_SOLD, Refused, Work, WorkFailed, expected
 
 
 class JobDesk(Desk[Job]):
@@ -128,7 +128,7 @@ class JobDesk(Desk[Job]):
             grant = await books.ledger.reserve(jobs.request_of(job), ttl=self.settings.grant_ttl)
         except InvalidInput as error:  # a tier that the policy has no more, say
             log.error("job %s: %s", job.id, error)
-            return await _release(books, jobs.work_failed(job, "it cannot be sold", at=now()))
+            return await _release(books, jobs.work_failed(job, NOT_SOLD, at=now()))
         return jobs.granted(job, grant, at=now())
 
     async def _work(self, job: Job) -> Event[Job]:

@@ -34,6 +34,8 @@ LATE = timedelta(days=1)
 """How long after an invoice expired the node is still asked whether it was paid after all."""
 AT_ONCE = 10
 """How many of each kind are brought on at once; callers get what is left of the connections."""
+SOON_S = 2
+"""How long a caller waits for a refund that was asked for; it is paid later else."""
 MOST_RARELY_S = 3600
 """How seldom at most a refund that cannot be paid is tried, and a late payment asked for."""
 MOST_NOTICES = 100
@@ -90,6 +92,17 @@ class Service:
 
         return self._quick.start(f"session {session_id}", until_slow)
 
+    async def refund_job(self, job_id: str) -> None:
+        """Pay what is owed to a job's caller, who waits for it, if it does not take long."""
+        await self._refund_soon(f"job {job_id}", partial(self.jobs.advance, job_id))
+
+    async def refund_session(self, session_id: str) -> None:
+        """Pay what is left of a session, as `refund_job` does."""
+        await self._refund_soon(f"session {session_id}", partial(self.sessions.advance, session_id))
+
+    async def _refund_soon(self, name: str, what: Callable[[], Awaitable[object]]) -> None:
+        await asyncio.wait([self._refunds.start(name, what)], timeout=SOON_S)
+
     def _refund(self, name: str, what: Callable[[], Awaitable[object]]) -> None:
         """Try to pay a refund; one that cannot be paid, less and less often."""
         if self.backoff.is_due(name):
@@ -136,7 +149,7 @@ class Service:
         return estimate(rates, **tokens, decision=decision, pool=pool)
 
     async def round(self) -> None:
-        """Bring on everything that has a next step, and what may have been paid late.
+        """Bring on everything that has a next step.
 
         What is slow is waited for no longer than for two rounds, and goes on by itself.
         """
@@ -151,6 +164,10 @@ class Service:
             for request in asked:
                 if not self.sessions.is_served(request.id):
                     self._requests.start(request.id, partial(self.sessions.resume, request.id))
+
+    async def late_round(self) -> None:
+        """Ask for what may have been paid after it was given up."""
+        tables = self.store.tables
         for late in (self._lately_expired(tables.jobs), self._lately_expired(tables.sessions)):
             async for ids in late:
                 tasks = [
@@ -165,11 +182,11 @@ class Service:
             return
         await self._or_stopping(asyncio.wait(tasks, timeout=2 * self.settings.poll.total_seconds()))
 
-    async def rounds(self) -> None:
+    async def rounds(self, one: Callable[[], Awaitable[None]]) -> None:
         """A round now, for what an earlier process left, and one every so often."""
         while not self._stopping.is_set():
             try:
-                await self.round()
+                await one()
             except Exception:
                 log.exception("this round did not end")
             await self._or_stopping(asyncio.sleep(self.settings.poll.total_seconds()))
@@ -234,12 +251,14 @@ async def running(
             UsedProofs(store),
             Backoff(settings.poll.total_seconds(), MOST_RARELY_S),
         )
-        rounds = asyncio.create_task(made.rounds())
+        # Two, so that nobody waits while the node is asked for what was given up.
+        rounds = [made.rounds(made.round), made.rounds(made.late_round)]
+        tasks = [asyncio.create_task(each) for each in rounds]
         try:
             yield made
         finally:
             made.stop()
-            await rounds
+            await asyncio.gather(*tasks)
             await made.close()
 
 

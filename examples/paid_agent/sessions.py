@@ -14,7 +14,7 @@ from .desk import Desk, Event, NotFound, log, now, simply
 from .lightning import Node
 from .settings import Settings
 from .store import Books, Overtaken, Store
-from .work import Work, WorkFailed, expected
+from .work import NOT_SOLD, Refused, Work, WorkFailed, expected
 
 Both = tuple[Session, SessionRequest]
 
@@ -73,9 +73,7 @@ class SessionDesk(Desk[Session]):
             return sessions.closed(addressed, at=now())
 
         await self.found(session_id)
-        await self.note(session_id, address_and_close)
-        await self.advance(session_id)
-        return await self.found(session_id)
+        return await self.note(session_id, address_and_close)
 
     def may_be_paid_late(self, session: Session) -> bool:
         """See `Desk.may_be_paid_late`."""
@@ -131,11 +129,16 @@ class SessionDesk(Desk[Session]):
             assert session is not None
             # An id of its own: it asks what would be charged, and must meet no answer of old.
             asked = Request(uuid4().hex, session.identity, session.tier, price)
+            try:
+                estimate = await books.ledger.decide(asked)
+            except InvalidInput as error:  # a tier that the policy has no more, say
+                log.error("session %s: %s", session_id, error)
+                raise Refused(NOT_SOLD) from error
             held, new = sessions.admitted(
                 session,
                 request_id,
                 request,
-                estimate=await books.ledger.decide(asked),
+                estimate=estimate,
                 promised_elsewhere_sats=await books.promised_elsewhere(session),
                 at=now(),
             )
@@ -145,7 +148,7 @@ class SessionDesk(Desk[Session]):
             return new
 
         # One after the other, so that each sees what was promised to the ones before.
-        async with self._turns.alone(f"admission of {session.identity}"):
+        async with self._turns.alone(f"admission of {session.identity or session_id}"):
             return await self.transact(admit)
 
     async def _finish(self, known: SessionRequest) -> SessionRequest:
@@ -210,7 +213,7 @@ async def _settle(books: Books, session: Session, request: SessionRequest) -> Bo
         grant = await books.ledger.record_grant(sessions.request_of(session, request))
     except InvalidInput as error:  # a tier that the policy has no more, say
         log.error("request %s: %s", request.id, error)
-        return sessions.request_failed(session, request, "it cannot be sold", at=now())
+        return sessions.request_failed(session, request, NOT_SOLD, at=now())
     session, request = sessions.debited(session, request, grant, at=now())
     if request.charged_sats:
         await books.ledger.credit(request.ledger_id, request.charged_sats)

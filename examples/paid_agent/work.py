@@ -10,6 +10,7 @@ from attrs import frozen
 
 LONGEST = 20_000
 MOST_WORDS = 5_000
+NOT_SOLD = "it cannot be sold to you now"
 LONGEST_MESSAGE = 1_000
 
 
