@@ -218,6 +218,7 @@ class TestLimits:
                 said = at.replace(hour=hour).astimezone(timezone(timedelta(hours=5, minutes=45)))
                 made = policy.decide(Request("job", "ab", "elite", 99), Snapshot(said, 10_000))
                 assert made.resets_at == MIDNIGHT + timedelta(hours=reset - 24)
+                assert made.rooms[Limit.DAILY_RELEASE] == (hour + 1 if paced else 24)
         finally:
             monkeypatch.undo()
             time.tzset()
