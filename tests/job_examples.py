@@ -67,7 +67,7 @@ def situations() -> dict[str, Job]:
     broken = jobs.work_failed(executing, "out of order", at=NOW)
     complete = jobs.completed(done, settlement(80), at=NOW)
     addressed = jobs.refund_to(complete, "ada@example.org", at=NOW)
-    begun = jobs.refund_begun(addressed, "lnbc-refund", "hash-refund", at=NOW)
+    begun = jobs.refund_begun(addressed, "ada@example.org", "lnbc-refund", "hash-refund", at=NOW)
     return {
         "new": new,
         "eval asked": eval_asked,

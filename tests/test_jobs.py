@@ -84,7 +84,7 @@ EVENTS: dict[str, tuple[Callable[[Job], Job], dict[str, str]]] = {
         {"complete": "addressed"},
     ),
     "refund begun": (
-        lambda job: jobs.refund_begun(job, "lnbc-refund", "hash-refund", at=NOW),
+        lambda job: jobs.refund_begun(job, "ada@example.org", "lnbc-refund", "hash-refund", at=NOW),
         {"addressed": "refund begun"},
     ),
     "refund paid": (
@@ -308,7 +308,7 @@ def test_a_refund_is_paid_once() -> None:
     """While one payment of a refund is under way, no other begins; after one failed, one may."""
     begun = SITUATIONS["refund begun"]
     with pytest.raises(IllegalTransition):
-        jobs.refund_begun(begun, "lnbc-other", "hash-other", at=NOW)
+        jobs.refund_begun(begun, "ada@example.org", "lnbc-other", "hash-other", at=NOW)
     with pytest.raises(IllegalTransition):
         jobs.refund_to(begun, "eve@example.org", at=NOW)
     with pytest.raises(IllegalTransition):
@@ -317,7 +317,19 @@ def test_a_refund_is_paid_once() -> None:
         jobs.refund_broken(SITUATIONS["refunded"], "hash-refund", at=NOW)
     again = jobs.refund_broken(begun, "hash-refund", at=NOW)
     assert jobs.next_step(again) is Step.REFUND
-    assert jobs.refund_begun(again, "lnbc-2", "hash-2", at=NOW).refund.payment_hash == "hash-2"
+    assert (
+        jobs.refund_begun(again, "ada@example.org", "lnbc-2", "hash-2", at=NOW).refund.payment_hash
+        == "hash-2"
+    )
+
+
+def test_a_refund_goes_where_it_was_last_said() -> None:
+    """An invoice of a destination that the caller has replaced meanwhile begins no payment."""
+    corrected = jobs.refund_to(SITUATIONS["addressed"], "right@example.org", at=NOW)
+    with pytest.raises(IllegalTransition):
+        jobs.refund_begun(corrected, "ada@example.org", "lnbc-typo", "hash-typo", at=NOW)
+    begun = jobs.refund_begun(corrected, "right@example.org", "lnbc", "hash", at=NOW)
+    assert (begun.refund.destination, begun.refund.bolt11) == ("right@example.org", "lnbc")
 
 
 @pytest.mark.parametrize("event", [jobs.refund_paid, jobs.refund_broken])
@@ -331,7 +343,7 @@ def test_a_refund_that_was_not_begun(event: Callable[..., Job]) -> None:
 def test_a_callers_own_invoice_is_used_up() -> None:
     """A refund to an invoice that could not be paid waits for another destination."""
     job = jobs.refund_to(SITUATIONS["complete"], "lnbc-mine", at=NOW)
-    job = jobs.refund_begun(job, "lnbc-mine", "hash-mine", at=NOW)
+    job = jobs.refund_begun(job, "lnbc-mine", "lnbc-mine", "hash-mine", at=NOW)
     assert jobs.next_step(jobs.refund_broken(job, "hash-mine", at=NOW)) is Step.DESTINATION
 
 

@@ -142,8 +142,9 @@ class JobsMachine(RuleBasedStateMachine):
                 elif self.now >= job.invoice.expires_at:
                     self.note(jobs.expired(job, at=self.now), crash)
             case Step.REFUND:
-                mark = f"refund-{job.id}"
-                self.note(jobs.refund_begun(job, f"lnbc-{mark}", mark, at=self.now), crash)
+                mark, to = f"refund-{job.id}", job.refund.destination
+                assert to is not None
+                self.note(jobs.refund_begun(job, to, f"lnbc-{mark}", mark, at=self.now), crash)
             case Step.REFUND_PAYMENT:
                 assert job.refund.payment_hash is not None
                 self.node.send(job.refund.payment_hash, job.refund.sats)

@@ -17,7 +17,7 @@ from attrs import evolve
 
 from examples.paid_agent import service as service_module
 from examples.paid_agent.background import Backoff
-from examples.paid_agent.lightning import NodeError
+from examples.paid_agent.lightning import NodeError, Outcome
 from examples.paid_agent.paper import PaperNode
 from examples.paid_agent.service import AT_ONCE, Service
 from examples.paid_agent.settings import Settings
@@ -29,6 +29,7 @@ from .paid_agent import (
     ADA,
     BOB,
     LEFT,
+    PATIENCE_S,
     PRICE,
     TEXT,
     Api,
@@ -389,6 +390,48 @@ def test_refunds_that_take_their_time(settings: Settings, monkeypatch: pytest.Mo
         answers.set()
 
     played(settings, scenario)
+
+
+def test_a_destination_that_is_corrected(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refund goes where it was said last, also while the address said before is being asked."""
+    monkeypatch.setattr(service_module, "SOON_S", 0.1)
+
+    async def scenario(api: Api, service: Service) -> None:
+        answers, paid = asyncio.Event(), list[str]()
+
+        async def slow(destination: str, sats: int) -> tuple[str, str]:
+            if destination.startswith("typo"):
+                await answers.wait()
+            return f"lnbc-{destination}", f"hash-{destination}"
+
+        async def pay(bolt11: str, payment_hash: str) -> Outcome:
+            paid.append(bolt11)
+            return Outcome.PAID
+
+        service.node.invoice_of = slow  # type: ignore[method-assign]
+        service.node.pay = pay  # type: ignore[method-assign]
+        job = await api.job()
+        await api.pay(job)
+        path = f"/api/jobs/{job['id']}"
+        await api.until(path, "state", "complete")
+        for to in ("typo@example.org", "right@example.org"):
+            told = await api.post(f"{path}/refund", {"destination": to})
+            assert (told.status_code, told.json()["refund"]["state"]) == (200, "pending")
+        answers.set()
+        await api.until(path, "next_step", None)
+        assert paid == ["lnbc-right@example.org"]
+
+        session = f"/api/sessions/{await paid_session(api, 100, None)}"
+        answers.clear()
+        await api.post(f"{session}/close", {"destination": "typo-2@example.org"})
+        opened = {"id": session.rpartition("/")[2], "deposit_sats": 100}
+        again = await asyncio.wait_for(api.post("/api/sessions", opened), PATIENCE_S)
+        assert (again.status_code, again.json()["refund"]["state"]) == (200, "pending")
+        answers.set()
+
+    play(scenario)
 
 
 def test_a_node_that_is_down(play: Callable[..., None]) -> None:

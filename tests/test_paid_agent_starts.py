@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -20,7 +21,8 @@ from examples.paid_agent.settings import Settings, from_env
 from freetier import ConfigError
 
 from .nostr_signer import pubkey_of
-from .paid_agent import ADA, BOB, PATIENCE_S
+from .paid_agent import ADA, BOB, PATIENCE_S, TEXT, paid_session, served
+from .paid_agent_work import Endless
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "examples" / "paid_agent" / "README.md"
@@ -58,6 +60,27 @@ def test_one_command_starts_it(tmp_path: Path) -> None:
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) in (0, -signal.SIGTERM)
+
+
+def test_a_stop_breaks_off_with_an_answer(tmp_path: Path) -> None:
+    """Who waits for an answer when the service is stopped is told to ask again: 503."""
+    settings = Settings(db=f"sqlite:///{tmp_path / 'agent.db'}")
+
+    async def scenario() -> None:
+        async with served(settings, work=Endless()) as (api, service):
+            session = await paid_session(api, 100, None)
+            path = f"/api/sessions/{session}/request"
+            waits = asyncio.create_task(api.post(path, {"request": TEXT}))
+            while (await service.sessions.found(session)).open_requests == 0:
+                await asyncio.sleep(0.01)
+            waits.cancel()
+            answer = await waits
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+            assert (
+                answer.json()["detail"] == "The service is stopping: ask again, with the same id."
+            )
+
+    asyncio.run(scenario())
 
 
 def test_without_a_variable_the_defaults_stand() -> None:

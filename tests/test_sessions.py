@@ -270,7 +270,9 @@ def test_closing_gives_the_rest_back() -> None:
     assert sessions.next_step(closed) is Step.DESTINATION
     assert sessions.closed(closed, at=NOW) is closed
     addressed = sessions.refund_to(closed, "ada@example.org", at=NOW)
-    begun = sessions.refund_begun(addressed, "lnbc-refund", "hash-refund", at=NOW)
+    begun = sessions.refund_begun(
+        addressed, "ada@example.org", "lnbc-refund", "hash-refund", at=NOW
+    )
     assert sessions.next_step(begun) is Step.REFUND_PAYMENT
     assert sessions.next_step(sessions.refund_paid(begun, "hash-refund", at=NOW)) is None
 
@@ -286,7 +288,7 @@ def test_closing_gives_the_rest_back() -> None:
         lambda: sessions.expired(sessions.invoiced(new(), DEPOSIT, at=NOW), at=NOW),
         lambda: sessions.admitted(new(), "request", "text", estimate=estimate(0), at=NOW),
         lambda: sessions.closed(new(), at=NOW),
-        lambda: sessions.refund_begun(active(), "lnbc", "hash", at=NOW),
+        lambda: sessions.refund_begun(active(), "ada@example.org", "lnbc", "hash", at=NOW),
     ],
 )
 def test_what_does_not_fit_is_refused(event: Callable[[], object]) -> None:

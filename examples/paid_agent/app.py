@@ -24,7 +24,7 @@ from . import page
 from .background import Crowded
 from .desk import REFUNDS, WORK, NotFound, log
 from .lightning import Node
-from .limits import BodyLimit
+from .limits import BodyLimit, Stopping
 from .paper import PaperNode
 from .schemas import (
     EstimateOut,
@@ -87,6 +87,7 @@ def create_app(
     app.add_exception_handler(InvalidInput, _on_a_mistake_of_ours)
     app.add_exception_handler(Exception, _on_a_mistake_of_ours)
     app.add_middleware(BodyLimit, most_bytes=100_000)
+    app.add_middleware(Stopping)
     _routes(app)
     if settings.lnbits_url is None:
         _paper_routes(app)

@@ -173,7 +173,8 @@ class Desk(ABC, Generic[P]):
         bolt11, payment_hash = await self.node.invoice_of(refund.destination, refund.sats)
 
         async def begin(books: Books, record: P) -> P:
-            begun: P = self._flow.refund_begun(record, bolt11, payment_hash, at=now())
+            of = refund.destination
+            begun: P = self._flow.refund_begun(record, of, bolt11, payment_hash, at=now())
             if begun is record or await books.take_for_refund(payment_hash, record):
                 return begun
             log.warning("%s: its refund's invoice is another refund's", record.id)

@@ -1,6 +1,8 @@
-"""A body that is too long is refused before it is read."""
+"""A body that is too long is refused before it is read; a stop breaks off with an answer."""
 
 from __future__ import annotations
+
+import asyncio
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,3 +39,30 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+class Stopping:
+    """ASGI middleware that answers 503 for what the server breaks off as it stops."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, and answer if nothing was answered yet."""
+        answered = False
+
+        async def noted(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or answered:
+                raise
+            detail = "The service is stopping: ask again, with the same id."
+            broken_off = plain_problem(
+                503, detail, instance=scope["path"], headers={"Retry-After": "5"}
+            )
+            await to_response(broken_off)(scope, receive, send)

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from attrs import define, field
 
-from freetier import Request, jobs, sessions
+from freetier import InvalidInput, Request, jobs, sessions
 from freetier.jobs import Step
 from freetier.pricing import Estimate, estimate, price_sats
 from freetier.sessions import Session
@@ -28,7 +28,7 @@ from .proofs import UsedProofs
 from .sessions import SessionDesk
 from .settings import Settings
 from .store import R, Store, opened
-from .work import TextFacts, Work, expected
+from .work import NOT_SOLD, Refused, TextFacts, Work, expected
 
 LATE = timedelta(days=1)
 """How long after an invoice expired the node is still asked whether it was paid after all."""
@@ -144,7 +144,11 @@ class Service:
             uuid4().hex, identity, self.settings.tier_of(identity), price_sats(rates, **tokens)
         )
         async with self.store.reading() as books:
-            decision = await books.ledger.decide(asked)
+            try:
+                decision = await books.ledger.decide(asked)
+            except InvalidInput as error:  # a tier that the policy does not have
+                log.error("an estimate: %s", error)
+                raise Refused(NOT_SOLD) from error
             pool = await books.ledger.pool_status()
         return estimate(rates, **tokens, decision=decision, pool=pool)
 

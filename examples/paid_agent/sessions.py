@@ -10,7 +10,7 @@ from freetier import Conflict, InvalidInput, Request, sessions
 from freetier.pricing import cost_usd, price_sats
 from freetier.sessions import Session, SessionRequest, SessionState, Step
 
-from .desk import Desk, Event, NotFound, log, now, simply
+from .desk import REFUNDS, Desk, Event, NotFound, log, now, simply
 from .lightning import Node
 from .settings import Settings
 from .store import Books, Overtaken, Store
@@ -52,7 +52,7 @@ class SessionDesk(Desk[Session]):
         session = await self.found(session_id)
         if (session.deposit_sats, session.identity) != (deposit_sats, identity):
             raise Conflict(f"session {session_id!r} is another one")
-        await self.advance(session_id)
+        await self.advance(session_id, but=REFUNDS)
         return await self.found(session_id), made
 
     async def found(self, session_id: str) -> Session:

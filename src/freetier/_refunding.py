@@ -33,9 +33,13 @@ def refund_to(record: R, destination: str, *, at: datetime) -> R:
     return _noted(record, record.refund.addressed(destination), at)
 
 
-def refund_begun(record: R, bolt11: str, payment_hash: str, *, at: datetime) -> R:
-    """The refund is about to be paid by this invoice. To be noted before it is paid."""
-    return _noted(record, record.refund.begun(bolt11, payment_hash), at)
+def refund_begun(record: R, destination: str, bolt11: str, payment_hash: str, *, at: datetime) -> R:
+    """The refund is about to be paid by this invoice of its destination. To be noted before.
+
+    `destination` is the one that the invoice was asked of. If the caller has said another since,
+    it is refused: the invoice is of a place where the refund shall not go.
+    """
+    return _noted(record, record.refund.begun(destination, bolt11, payment_hash), at)
 
 
 def refund_paid(record: R, payment_hash: str, *, at: datetime) -> R:

@@ -84,16 +84,19 @@ class Refund:
             raise IllegalTransition("a refund that is being paid keeps its destination")
         return evolve(self, destination=destination)
 
-    def begun(self, bolt11: str, payment_hash: str) -> Refund:
-        """About to be paid by this invoice, which is of its destination.
+    def begun(self, destination: str, bolt11: str, payment_hash: str) -> Refund:
+        """About to be paid by this invoice, which is of this destination.
 
-        Raises `IllegalTransition` when another was begun, and when nothing is to be paid.
+        Raises `IllegalTransition` when another was begun, when nothing is to be paid, and when it
+        is to be paid elsewhere by now.
         """
         if self.payment_hash == payment_hash:
             return self
         ready = self.state is RefundState.PENDING and self.destination is not None
         if not ready or self.payment_hash is not None:
             raise IllegalTransition(f"a refund that is {self._shown()} begins no other payment")
+        if destination != self.destination:
+            raise IllegalTransition("a refund is not paid to a destination that was replaced")
         return evolve(self, bolt11=bolt11, payment_hash=payment_hash)
 
     def paid(self, payment_hash: str) -> Refund:
