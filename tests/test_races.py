@@ -25,14 +25,14 @@ from freetier import (
 )
 
 from .figures import Count
-from .writers import Door, Race, asyncpg, awaited, blocking, noon
+from .writers import Door, Race, asyncpg, awaited, blocking, noon, patient
 
 FIFTY_EACH = FreeTierPolicy(budgets={"trusted": 50}, seed_sats=1_000_000)
 ANY = FreeTierPolicy()
 
 RACES: dict[str, tuple[Door, int, int]] = {
     "sqlite-8": (blocking, 8, 1),
-    "sqlite-32": (blocking, 32, 1),
+    "sqlite-32": (patient, 32, 1),
     "sqlite-async-2x16": (awaited, 2, 16),
     "psycopg-8": (blocking, 8, 1),
     "psycopg-32": (blocking, 32, 1),

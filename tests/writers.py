@@ -14,6 +14,7 @@ from attrs import frozen
 import freetier
 from freetier import AsyncFreeTier, FreeTier, FreeTierPolicy
 from freetier.asyncpg import AsyncpgRepository
+from freetier.sqlite import SQLiteRepository
 
 from .processes import at_once
 
@@ -34,6 +35,17 @@ async def blocking(
 ) -> AsyncIterator[AsyncFreeTier]:
     """`freetier.open`: SQLite, or Postgres through psycopg."""
     with freetier.open(url, policy, clock=clock) as ledger:
+        yield cast("AsyncFreeTier", _Awaitable(ledger))
+
+
+@asynccontextmanager
+async def patient(
+    url: str, policy: FreeTierPolicy, clock: Clock = None
+) -> AsyncIterator[AsyncFreeTier]:
+    """SQLite, with more processes than a machine that is busy otherwise serves in 5 seconds."""
+    with SQLiteRepository(url, timeout_s=60) as repository:
+        ledger = FreeTier(policy, repository, clock=clock)
+        ledger.seed()
         yield cast("AsyncFreeTier", _Awaitable(ledger))
 
 
