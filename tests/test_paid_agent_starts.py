@@ -76,9 +76,7 @@ def test_a_stop_breaks_off_with_an_answer(tmp_path: Path) -> None:
             waits.cancel()
             answer = await waits
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
-            assert (
-                answer.json()["detail"] == "The service is stopping: ask again, with the same id."
-            )
+            assert answer.json()["detail"].startswith("The service is stopping")
 
     asyncio.run(scenario())
 

@@ -61,7 +61,7 @@ class Stopping:
         except asyncio.CancelledError:
             if scope["type"] != "http" or answered:
                 raise
-            detail = "The service is stopping: ask again, with the same id."
+            detail = "The service is stopping: ask again by the id that you gave."
             broken_off = plain_problem(
                 503, detail, instance=scope["path"], headers={"Retry-After": "5"}
             )

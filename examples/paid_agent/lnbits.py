@@ -18,6 +18,14 @@ from .turns import Turns
 _OUTCOMES = {"success": Outcome.PAID, "pending": Outcome.PENDING, "failed": Outcome.FAILED}
 
 
+ON_THE_WAY_S = 600
+"""How long a call of ours that was not answered may still reach LNbits, and pay."""
+
+
+class SaidNo(NodeError):
+    """LNbits answered, and will not do it."""
+
+
 class LNbitsNode:
     """See `Node`. `key` is the wallet's admin key; `webhook` is called when an invoice was paid.
 
@@ -26,10 +34,22 @@ class LNbitsNode:
     kept apart: let one process serve a database.
     """
 
-    def __init__(self, url: str, key: str, webhook: str, *, plain_addresses: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        webhook: str,
+        *,
+        plain_addresses: bool = False,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
         # Loopback or not, the wallet's key goes to the wallet: no proxy of the environment's.
         self._http = httpx.AsyncClient(
-            base_url=url, headers={"X-Api-Key": key}, timeout=30, trust_env=False
+            base_url=url,
+            headers={"X-Api-Key": key},
+            timeout=30,
+            trust_env=False,
+            transport=transport,
         )
         self._webhook = webhook
         self._plain_addresses = plain_addresses
@@ -84,10 +104,10 @@ class LNbitsNode:
             return before
         try:
             await self._call("POST", "/api/v1/payments", {"out": True, "bolt11": bolt11})
-        except NodeError:
+        except SaidNo:
             if (after := await self._outcome(payment_hash)) is not None:
                 return after
-            if await self._expires_at(bolt11) < time.time():
+            if await self._expires_at(bolt11) + ON_THE_WAY_S < time.time():
                 return Outcome.FAILED  # nobody can pay it any more
             raise
         return await self._outcome(payment_hash) or Outcome.PENDING
@@ -132,7 +152,7 @@ class LNbitsNode:
         except httpx.HTTPError as error:
             raise NodeError(f"LNbits did not answer: {type(error).__name__}") from error
         if response.is_error:
-            raise NodeError(f"LNbits says {response.status_code}: {response.text[:200]}")
+            raise SaidNo(f"LNbits says {response.status_code}: {response.text[:200]}")
         try:
             return response.json()
         except ValueError as error:

@@ -66,7 +66,10 @@ class NewSession(Body):
 
 
 class NewRequest(Body):
-    """`id` is the caller's own, to ask again by; without one each request is a new one."""
+    """`id` is the caller's own, to ask again by; without one each request is a new one.
+
+    So who gives none and gets no answer does not know whether it was done, and paid.
+    """
 
     request: Text
     id: Id | None = None
