@@ -278,10 +278,8 @@ def test_a_job_that_cannot_be_settled_now(
 ) -> None:
     """Work that is done is kept while the ledger is away, and not done again."""
     work = Counted()
-    settle = AsyncFreeTier.settle
 
     async def away(self: AsyncFreeTier, request_id: str, actual_sats: int) -> Settlement:
-        monkeypatch.setattr(AsyncFreeTier, "settle", settle)
         raise StoreUnavailable("away")
 
     async def scenario(api: Api, service: Service) -> None:
@@ -290,6 +288,7 @@ def test_a_job_that_cannot_be_settled_now(
         path = f"/api/jobs/{job['id']}"
         waits = await api.until(path, "next_step", "settlement", secret=ADA)
         assert waits["state"] == "executing"
+        monkeypatch.undo()
         await service.round()
         await api.until(path, "state", "complete", secret=ADA)
         assert work.done == 1
