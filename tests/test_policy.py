@@ -287,6 +287,13 @@ class TestLimits:
         made = policy.decide(Request("job", "ab", "trusted", 10), used_80)
         assert made.rooms[Limit.BUDGET] == made.absorb_sats == 0
 
+    def test_what_is_used_up_leaves_nothing(self) -> None:
+        """A ceiling that was lowered below what was used, and all of an empty pool, are room 0."""
+        policy = FreeTierPolicy(tier_ceilings={"trusted": 5}, pool_share_bp=10_000)
+        empty = Snapshot(NOON, 0, tier_used_sats=9)
+        rooms = policy.decide(Request("job", "ab", "trusted", 10), empty).rooms
+        assert (rooms[Limit.TIER_CEILING], rooms[Limit.POOL_SHARE]) == (0, 0)
+
     @pytest.mark.parametrize(("least", "absorbed"), [(1, 40), (60, 40), (61, 39), (100, 0)])
     def test_a_partial_charges_its_least(self, least: int, absorbed: int) -> None:
         """The pool absorbs less, so that a partial charges `min_charge_sats`."""

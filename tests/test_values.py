@@ -159,6 +159,33 @@ def test_an_error_says_what_is_expected(
     assert (error.argument, error.value, error.expected) == ("it", value, expected)
 
 
+@pytest.mark.parametrize(
+    ("values", "argument", "value", "expected"),
+    [
+        ((5, 9), "at", 5, "an aware datetime from 1970 to 8999"),
+        ((NOON, 5, 6), "reserved_sats", 6, "at most the balance"),
+    ],
+)
+def test_a_snapshot_that_cannot_be(
+    values: tuple[Any, ...], argument: str, value: object, expected: str
+) -> None:
+    """A snapshot has a time, and no more reserved than there is."""
+    with pytest.raises(InvalidInput) as caught:
+        Snapshot(*values)
+    error = caught.value
+    assert (error.argument, error.value, error.expected) == (argument, value, expected)
+
+
+def test_time_has_a_first_and_a_last_moment() -> None:
+    """Time begins with 1970 and ends with the year 8999, to the microsecond."""
+    first, end = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+    last = end - timedelta(microseconds=1)
+    assert (check_time("at", first), check_time("at", last)) == (first, last)
+    for outside in (first - timedelta(microseconds=1), end):
+        with pytest.raises(InvalidInput):
+            check_time("at", outside)
+
+
 @pytest.mark.parametrize("zone", ["UTC-14", "UTC+12"])
 def test_a_day_is_of_utc(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The day is UTC's, wherever the host is, and in whatever zone the time is said."""
