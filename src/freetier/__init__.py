@@ -1,7 +1,8 @@
 """Who pays for this request: the caller, or the community's generosity pool?"""
 
-from freetier.audit import Problem, Report
-from freetier.checkpoint import Checkpoint
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from freetier.errors import (
     ConfigError,
     Conflict,
@@ -19,12 +20,7 @@ from freetier.errors import (
     StoreUnavailable,
     UnknownRequest,
 )
-from freetier.opening import open, open_async
 from freetier.policy import FreeTierPolicy, HostLimit
-from freetier.reconciling import Payment, Reconciliation
-from freetier.repository import AsyncRepository, Repository
-from freetier.sealing import Head
-from freetier.service import AsyncFreeTier, FreeTier
 from freetier.values import (
     Credit,
     Decision,
@@ -39,6 +35,15 @@ from freetier.values import (
     Settlement,
     Snapshot,
 )
+
+if TYPE_CHECKING:
+    from freetier.audit import Problem, Report
+    from freetier.checkpoint import Checkpoint
+    from freetier.opening import open, open_async
+    from freetier.reconciling import Payment, Reconciliation
+    from freetier.repository import AsyncRepository, Repository
+    from freetier.sealing import Head
+    from freetier.service import AsyncFreeTier, FreeTier
 
 __all__ = [
     "AsyncFreeTier",
@@ -83,3 +88,30 @@ __all__ = [
     "open",
     "open_async",
 ]
+
+# Loaded when they are first asked for: who only decides, or only imports, does not wait for them.
+_WHEN_ASKED = {
+    "AsyncFreeTier": "service",
+    "AsyncRepository": "repository",
+    "Checkpoint": "checkpoint",
+    "FreeTier": "service",
+    "Head": "sealing",
+    "Payment": "reconciling",
+    "Problem": "audit",
+    "Reconciliation": "reconciling",
+    "Report": "audit",
+    "Repository": "repository",
+    "open": "opening",
+    "open_async": "opening",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHEN_ASKED:
+        raise AttributeError(f"module 'freetier' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"freetier.{_WHEN_ASKED[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
 from attrs import field, fields, frozen
 
-from freetier import settings
 from freetier.errors import InvalidInput
 from freetier.values import (
     MAX_SATS,
@@ -34,6 +33,12 @@ DEFAULT_BUDGETS: Final = MappingProxyType(
     {"new": 0, "established": 50, "trusted": 200, "elite": 1000}
 )
 HOURS_A_DAY = 24
+_HOUR: Final = timedelta(hours=1)
+_DAY: Final = timedelta(days=1)
+_MIDNIGHT: Final = time(tzinfo=UTC)
+# Looked up once: to ask an enumeration for a member takes as long as to compare two limits.
+_FREE, _PARTIAL, _GATE = Serve.FREE, Serve.PARTIAL, Serve.GATE
+_BUDGET, _POOL = Limit.BUDGET, Limit.POOL
 
 _BUILT_IN = frozenset(limit.value for limit in Limit)
 
@@ -157,6 +162,8 @@ class FreeTierPolicy:
 
         Raises `ConfigError` that lists every variable that is misspelled or has no usable value.
         """
+        from freetier import settings  # noqa: PLC0415 - for who reads the environment, then
+
         values = settings.read(environ, DEFAULT_BUDGETS)
         values["budgets"] = {**DEFAULT_BUDGETS, **values.get("budgets", {})}
         return cls(**values)
@@ -175,14 +182,15 @@ class FreeTierPolicy:
         """
         price = request.price_sats
         rooms = self._rooms(request, snapshot)
-        bound_by = min(rooms, key=rooms.__getitem__)  # the first of the least
-        if rooms[bound_by] >= price:
-            return Decision(Serve.FREE, price, price, 0, None, rooms)
-        absorb = min(rooms[bound_by], price - self.min_charge_sats)
+        room = min(rooms.values())
+        if room >= price:
+            return Decision(_FREE, price, price, 0, None, rooms)
+        bound_by = list(rooms)[list(rooms.values()).index(room)]  # the first of the least
+        absorb = min(room, price - self.min_charge_sats)
         if absorb < self.min_absorb_sats:
             absorb = 0
         return Decision(
-            Serve.PARTIAL if absorb else Serve.GATE,
+            _PARTIAL if absorb else _GATE,
             price,
             absorb,
             price - absorb,
@@ -203,7 +211,8 @@ class FreeTierPolicy:
 
     def pool_room(self, snapshot: Snapshot) -> int:
         """What a grant may draw from the pool: what is available above the floor."""
-        return max(0, snapshot.available_sats - self.floor_sats)
+        left = snapshot.balance_sats - snapshot.reserved_sats - self.floor_sats
+        return left if left > 0 else 0
 
     def _rooms(self, request: Request, snapshot: Snapshot) -> dict[str, int]:
         """The room of each limit in force, in the order of precedence."""
@@ -211,14 +220,15 @@ class FreeTierPolicy:
         rooms: dict[str, int] = {}
         if request.identity is None:
             rooms[Limit.ANONYMOUS] = 0
-        rooms[Limit.BUDGET] = max(0, self.budgets[tier] - snapshot.identity_used_sats)
-        ceiling = self.tier_ceilings.get(tier)
-        if ceiling is not None:
+        left = self.budgets[tier] - snapshot.identity_used_sats
+        rooms[_BUDGET] = left if left > 0 else 0
+        if tier in self.tier_ceilings:
+            ceiling = self.tier_ceilings[tier]
             rooms[Limit.TIER_CEILING] = max(0, ceiling - snapshot.tier_used_sats)
         released = self._released(snapshot.at)
         if released is not None:
             rooms[Limit.DAILY_RELEASE] = max(0, released - snapshot.pool_used_sats)
-        rooms[Limit.POOL] = self.pool_room(snapshot)
+        rooms[_POOL] = self.pool_room(snapshot)
         if self.pool_share_bp is not None:
             available = max(0, snapshot.available_sats)
             rooms[Limit.POOL_SHARE] = available * self.pool_share_bp // WHOLE_BP
@@ -236,26 +246,30 @@ class FreeTierPolicy:
             return self.daily_release_sats
         return self.daily_release_sats * (at.astimezone(UTC).hour + 1) // HOURS_A_DAY
 
-    def _next_release(self, hour: datetime, midnight: datetime) -> datetime:
-        """The first later hour at which more of the day's release is free."""
-        at, now_free = hour, self._released(hour) or 0
-        while at < midnight:
-            at += timedelta(hours=1)
-            if at == midnight or (self._released(at) or 0) > now_free:
-                break
-        return at
-
     def _resets_at(self, bound_by: str, request: Request, at: datetime) -> datetime | None:
         """When time alone next gives `bound_by` more room; None when it never does."""
-        hour = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-        midnight = hour.replace(hour=0) + timedelta(days=1)
-        match bound_by:
-            case Limit.BUDGET:
-                return midnight if self.budgets[request.tier] else None
-            case Limit.TIER_CEILING:
-                return midnight if self.tier_ceilings[request.tier] else None
-            case Limit.DAILY_RELEASE if self.daily_release_sats:
-                return self._next_release(hour, midnight) if self.daily_release_paced else midnight
-            case _:
-                daily = any(host.name == bound_by and host.resets_daily for host in self.limits)
-                return midnight if daily else None
+        if bound_by == _BUDGET:
+            daily = self.budgets[request.tier] > 0
+        elif bound_by == Limit.TIER_CEILING:
+            daily = self.tier_ceilings[request.tier] > 0
+        elif bound_by == Limit.DAILY_RELEASE:
+            if self.daily_release_paced:
+                return self._next_release(at)
+            daily = bool(self.daily_release_sats)
+        else:
+            daily = any(host.name == bound_by and host.resets_daily for host in self.limits)
+        return _next_midnight(at) if daily else None
+
+    def _next_release(self, at: datetime) -> datetime | None:
+        """The first later hour at which more of the day's release is free."""
+        if not self.daily_release_sats:
+            return None
+        midnight, now_free = _next_midnight(at), self._released(at) or 0
+        hour = at.astimezone(UTC).replace(minute=0, second=0, microsecond=0) + _HOUR
+        while hour < midnight and (self._released(hour) or 0) <= now_free:
+            hour += _HOUR
+        return hour
+
+
+def _next_midnight(at: datetime) -> datetime:
+    return datetime.combine(at.astimezone(UTC).date(), _MIDNIGHT) + _DAY
