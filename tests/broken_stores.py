@@ -14,7 +14,7 @@ from attrs import evolve
 from freetier._async_memory import AsyncMemoryRepository
 from freetier.memory import MemoryRepository
 from freetier.repository import PAGE, SWEEP_LIMIT, AsyncRepository, Deposit, Draw, Ending, View
-from freetier.steps import Steps, perform
+from freetier.steps import Operation
 from freetier.values import Decision, Entry, Kind, PoolStatus, Request, utc_day
 
 T = TypeVar("T")
@@ -236,15 +236,15 @@ class InThreads(AsyncMemoryRepository):
     def __init__(self, store: MemoryRepository) -> None:
         self._store = store
 
-    async def perform(self, steps: Steps[T]) -> T:
-        return await asyncio.to_thread(perform, steps, self._store)
+    async def perform(self, operation: Operation[T]) -> T:
+        return await asyncio.to_thread(self._store.perform, operation)
 
 
 class Awaiting(AsyncMemoryRepository):
     """The model, called step by step, as a store with a server is."""
 
-    async def perform(self, steps: Steps[T]) -> T:
-        return await AsyncRepository.perform(self, steps)
+    async def perform(self, operation: Operation[T]) -> T:
+        return await AsyncRepository.perform(self, operation)
 
 
 class LetsOthersIn(Awaiting):

@@ -59,7 +59,6 @@ FUNCTIONS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
 
 ONLY_ASYNC = {
     "open": "a constructor cannot await",
-    "perform": "a store may do a whole operation in one hop",
 }
 """What only async repositories have, and why."""
 
@@ -161,9 +160,9 @@ def test_the_same_signatures(blocking: type, awaited: type) -> None:
 
 
 def test_nothing_is_left_out_in_silence() -> None:
-    """An async store that lacks a method cannot be made; only what async adds is given."""
-    port = repository.AsyncRepository
-    assert port.__abstractmethods__ == names(port) - set(ONLY_ASYNC)
+    """A store that lacks a method cannot be made; only what has an answer of its own is given."""
+    for port in (repository.Repository, repository.AsyncRepository):
+        assert port.__abstractmethods__ == names(port) - {"open", "perform"}
 
 
 @pytest.mark.parametrize(("blocking", "awaited"), FUNCTIONS, ids=lambda twin: twin.__module__)

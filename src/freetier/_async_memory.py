@@ -16,7 +16,7 @@ from freetier.repository import (
     Ending,
     View,
 )
-from freetier.steps import Steps, perform
+from freetier.steps import Operation
 from freetier.values import Decision, Entry, Grant, Kind, PoolStatus, Request
 
 T = TypeVar("T")
@@ -71,5 +71,5 @@ class AsyncMemoryRepository(AsyncRepository):
     async def close(self) -> None:
         self._store.close()
 
-    async def perform(self, steps: Steps[T]) -> T:
-        return perform(steps, self._store)
+    async def perform(self, operation: Operation[T]) -> T:
+        return self._store.perform(operation)

@@ -8,13 +8,22 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from freetier import _sql
-from freetier.repository import PAGE, SWEEP_LIMIT, Books, Deposit, Draw, Ending, View
+from freetier.repository import (
+    PAGE,
+    SWEEP_LIMIT,
+    Books,
+    Deposit,
+    Draw,
+    Ending,
+    Repository,
+    View,
+)
 from freetier.values import Decision, Entry, Grant, Kind, PoolStatus, Request
 
 T = TypeVar("T")
 
 
-class BlockingRepository(ABC):
+class BlockingRepository(Repository, ABC):
     """The port in blocking code; a driver gives `run` and `close`."""
 
     @abstractmethod

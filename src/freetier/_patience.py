@@ -31,8 +31,14 @@ class Patience:
     under its key; but once it is unknown, no later failure can say that nothing was written.
     """
 
-    def __init__(self, timeout_s: float, longest_pause_s: float = LOCKED_PAUSE_S) -> None:
-        self._deadline = time.monotonic() + timeout_s
+    def __init__(
+        self,
+        timeout_s: float,
+        longest_pause_s: float = LOCKED_PAUSE_S,
+        *,
+        since: float | None = None,
+    ) -> None:
+        self._deadline = (time.monotonic() if since is None else since) + timeout_s
         self._longest = _FIRST_PAUSE_S
         self._at_most = longest_pause_s
         self._unknown: OutcomeUnknown | None = None

@@ -179,7 +179,7 @@ def books(rows: Sequence[Row]) -> Books:
 
 
 def rooms_to_text(rooms: Mapping[str, int]) -> str:
-    return json.dumps({str(name): sats for name, sats in rooms.items()})
+    return json.dumps(dict(rooms))
 
 
 def day_number(at: datetime) -> int:

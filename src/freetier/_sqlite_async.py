@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from freetier import _sqlite_schema
 from freetier._blocking import BlockingRepository
 from freetier._fork import ForkGuard
+from freetier._gathering import MOST, Call
+from freetier._sql import Query
 from freetier._sqlite_errors import translated
 from freetier.errors import ConfigError, FreeTierError
-from freetier.steps import perform_async
+from freetier.steps import Operation, perform_async
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -25,23 +29,46 @@ Rows = Sequence[Sequence[Any]]
 
 
 class Worker(Generic[Store]):
-    """A thread that has the ledger to itself, and does one operation after the other."""
+    """A thread that has the ledger to itself. What comes while it works, it does together next.
 
-    def __init__(self, open_store: Callable[[], Store]) -> None:
+    attempt: makes an attempt at each of several calls.
+    """
+
+    def __init__(
+        self,
+        open_store: Callable[[], Store],
+        attempt: Callable[[Store, Sequence[Call[Any]]], None],
+    ) -> None:
         self._open_store = open_store
+        self._attempt = attempt
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="freetier")
         self._store: Store | None = None
         self._closed = False
         self._fork = ForkGuard()
+        self._waiting: deque[tuple[Call[Any], asyncio.Future[None]]] = deque()
+        self._at_work = False
+        self._door = threading.Lock()
 
     async def open(self) -> None:
         await self._in_thread(self._open)
 
-    async def hop(self, work: Callable[[Store], T]) -> T:
-        store = self._store
-        if store is None:
-            raise ConfigError("the ledger is not open: use `async with`, or await its `open`")
-        return await self._in_thread(lambda: work(store))
+    async def run(self, query: Query[T]) -> T:
+        store = self._opened()
+        return await self._in_thread(lambda: store.run(query))
+
+    async def perform(self, operation: Operation[T]) -> T:
+        """What an operation gives. One that had begun when its task was cancelled is finished."""
+        store = self._opened()
+        loop = asyncio.get_running_loop()
+        call, answered = Call(operation), loop.create_future()
+        with self._door:
+            self._waiting.append((call, answered))
+            sets_to_work = not self._at_work
+            self._at_work = True
+        if sets_to_work:
+            self._thread.submit(self._work, store, loop)
+        await answered
+        return call.answer()
 
     async def close(self) -> None:
         if self._closed or self._fork.forked():
@@ -51,8 +78,26 @@ class Worker(Generic[Store]):
         self._thread.shutdown(wait=False)  # the thread ends after what it was given
         await asyncio.shield(asyncio.wrap_future(closing))
 
-    # These two run in the thread, which ends what it began even if the task is cancelled: what was
+    # These run in the thread, which ends what it began even if the task is cancelled: what was
     # opened is known to whoever closes.
+    def _work(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
+        while self._serve(store, loop):
+            with suppress(RuntimeError):  # it is being closed, and is to finish this first
+                self._thread.submit(self._work, store, loop)  # after what else it was given
+                return
+
+    def _serve(self, store: Store, loop: asyncio.AbstractEventLoop) -> bool:
+        """Do what has come, together; whether more has come since."""
+        with self._door:
+            come = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+        wanted = [each for each in come if not each[1].cancelled()]
+        self._attempt(store, [call for call, _ in wanted])
+        with suppress(RuntimeError):  # the loop was closed: nobody waits
+            loop.call_soon_threadsafe(_answer, [answered for _, answered in wanted])
+        with self._door:
+            self._at_work = bool(self._waiting)
+            return self._at_work
+
     def _open(self) -> None:
         if self._store is None:
             self._store = self._open_store()
@@ -61,11 +106,26 @@ class Worker(Generic[Store]):
         if self._store is not None:
             self._store.close()
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    def _opened(self) -> Store:
+        self._check()
+        if self._store is None:
+            raise ConfigError("the ledger is not open: use `async with`, or await its `open`")
+        return self._store
+
+    def _check(self) -> None:
         self._fork.check()  # a child has no such thread: it would wait for ever
         if self._closed:
             raise ConfigError("the ledger was closed")
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        self._check()
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _answer(those: Sequence[asyncio.Future[None]]) -> None:
+    for answered in those:
+        if not answered.done():
+            answered.set_result(None)
 
 
 class Hosts:

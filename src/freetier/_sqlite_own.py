@@ -99,19 +99,32 @@ class Own:
         self._fork = ForkGuard()
         watch(self)
 
-    def patiently(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
+    def patiently(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        *,
+        writes: bool = False,
+        since: float | None = None,
+    ) -> T:
         """Do `work`, again while the file is locked, with growing random pauses, to a deadline.
+
+        The deadline is `timeout_s` after `since`, as `time.monotonic` counts; from now if None.
 
         SQLite's own busy handler wakes waiters in no fair order and starves some for seconds.
         """
-        self._fork.check()
-        patience = Patience(self._timeout_s)
+        self.check()
+        patience = Patience(self._timeout_s, since=since)
         while True:
             try:
                 connection = self._connection()
                 with connection.in_use:
                     if self._closed:  # since it was looked up: nothing of it may be touched now
                         raise self._was_closed()
+                    if connection.in_transaction:
+                        raise StoreUnavailable(
+                            f"{self.path}: a signal handler came into the middle of its own "
+                            "thread's transaction; nothing was written"
+                        )
                     with _leaving_no_transaction(connection):
                         return work(connection)
             except sqlite3.Error as error:
@@ -127,6 +140,10 @@ class Own:
                 )
                 locked.__cause__ = error
                 time.sleep(patience.pause(locked))
+
+    def check(self) -> None:
+        """Raise `ConfigError` in a child of the process that opened the file."""
+        self._fork.check()
 
     def close(self) -> None:
         """Close every thread's connection, unless a fork left them to the parent."""

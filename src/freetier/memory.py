@@ -13,7 +13,16 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from freetier.journal import amount, once, settlement, state
-from freetier.repository import PAGE, SWEEP_LIMIT, Books, Deposit, Draw, Ending, View
+from freetier.repository import (
+    PAGE,
+    SWEEP_LIMIT,
+    Books,
+    Deposit,
+    Draw,
+    Ending,
+    Repository,
+    View,
+)
 from freetier.values import (
     EPOCH,
     MAX_SATS,
@@ -34,7 +43,7 @@ from freetier.values import (
 _BLANK: dict[str, Any] = dict.fromkeys(field.name for field in Entry.__attrs_attrs__)
 
 
-class MemoryRepository:
+class MemoryRepository(Repository):
     """A ledger in memory. Safe to use from several threads; nothing outlives the object."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a host may ask for: its arguments checked, the clock read, given back as steps.
+"""What a host may ask for: its arguments checked, the clock read, given back as an `Operation`.
 
 `FreeTier` and `AsyncFreeTier` are two doors to this; how steps run is all that they differ in.
 """
@@ -17,7 +17,7 @@ from freetier.policy import FreeTierPolicy
 from freetier.reconciling import Reconciliation, checked_payments, reconcile
 from freetier.repository import SWEEP_LIMIT, Deposit
 from freetier.sealing import START, Head, check_head, seal
-from freetier.steps import Steps, ask
+from freetier.steps import Operation, Steps, ask
 from freetier.values import (
     MAX_SATS,
     MAX_TTL_S,
@@ -38,14 +38,14 @@ from freetier.values import (
 T = TypeVar("T")
 Clock = Callable[[], datetime]
 OnUnavailable = Literal["raise", "gate"]
-Listing = Callable[[T | None], Steps[list[T]]]
+Listing = Callable[[T | None], Operation[list[T]]]
 """Gives the page after its argument, the first one after None; the last page is empty."""
 
 _MAX_SEQ = 2**63
 
 
 class Operations:
-    """The methods of `FreeTier`, as steps. Each raises `InvalidInput` before its first step."""
+    """The methods of `FreeTier`, as operations. Each raises `InvalidInput` before it is begun."""
 
     def __init__(
         self,
@@ -55,93 +55,108 @@ class Operations:
         on_unavailable: OnUnavailable,
     ) -> None:
         check_options(policy, clock, on_unavailable)
-        if not callable(getattr(repository, "look", None)):
+        if not callable(getattr(repository, "perform", None)):
             raise InvalidInput("repository", repository, "a repository")
         self.policy = policy
         self._clock = clock
         self._gates = on_unavailable == "gate"
 
-    def decide(self, request: Request) -> Steps[Decision]:
+    def decide(self, request: Request) -> Operation[Decision]:
         """See `FreeTier.decide`; so for each method."""
         _check_request(request)
         now = self._now()
-        decided = admission.decide(self.policy, request, now)
-        return self._or(decided, lambda: _gated(request, now).decision)
+        return _reading(
+            lambda: self._or(
+                admission.decide(self.policy, request, now), lambda: _gated(request, now).decision
+            )
+        )
 
-    def reserve(self, request: Request, ttl: timedelta | None) -> Steps[Grant]:
+    def reserve(self, request: Request, ttl: timedelta | None) -> Operation[Grant]:
         _check_request(request)
         held = _check_ttl(timedelta(seconds=self.policy.grant_ttl_s) if ttl is None else ttl)
         return self._admit(request, held)
 
-    def record_grant(self, request: Request) -> Steps[Grant]:
+    def record_grant(self, request: Request) -> Operation[Grant]:
         _check_request(request)
         return self._admit(request, None)
 
-    def settle(self, request_id: str, actual_sats: int | None) -> Steps[Settlement]:
+    def settle(self, request_id: str, actual_sats: int | None) -> Operation[Settlement]:
         check_id("request_id", request_id)
         if actual_sats is not None:
             check_sats("actual_sats", actual_sats)
-        return admission.settle(self.policy, request_id, actual_sats, self._now())
+        now = self._now()
+        return _writing(lambda: admission.settle(self.policy, request_id, actual_sats, now))
 
-    def release(self, request_id: str) -> Steps[Grant]:
+    def release(self, request_id: str) -> Operation[Grant]:
         check_id("request_id", request_id)
-        return admission.release(request_id, self._now())
+        now = self._now()
+        return _writing(lambda: admission.release(request_id, now))
 
-    def credit(self, payment_hash: str, paid_sats: int) -> Steps[Credit]:
+    def credit(self, payment_hash: str, paid_sats: int) -> Operation[Credit]:
         check_id("payment_hash", payment_hash)
         check_sats("paid_sats", paid_sats, least=1)
-        return admission.credit(self.policy, payment_hash, paid_sats, self._now())
+        now = self._now()
+        return _writing(lambda: admission.credit(self.policy, payment_hash, paid_sats, now))
 
-    def donate(self, key: str, sats: int, sponsor: str, note: str) -> Steps[Entry]:
+    def donate(self, key: str, sats: int, sponsor: str, note: str) -> Operation[Entry]:
         check_sats("sats", sats, least=1)
         return self._deposit(Kind.DONATION, key, sats, sponsor, note)
 
-    def adjust(self, key: str, sats: int, note: str) -> Steps[Entry]:
+    def adjust(self, key: str, sats: int, note: str) -> Operation[Entry]:
         check_sats("sats", sats, least=-MAX_SATS)
         if sats == 0:
             raise InvalidInput("sats", sats, "a number of sats that is not 0")
         check_id("note", note)
         return self._deposit(Kind.ADJUSTMENT, key, sats, "", note)
 
-    def seed(self) -> Steps[Entry]:
-        return admission.seed(self.policy, self._now())
-
-    def sweep(self) -> Steps[int]:
+    def seed(self) -> Operation[Entry]:
         now = self._now()
-        return ask(lambda store: store.sweep(now, SWEEP_LIMIT))
+        return _writing(lambda: admission.seed(self.policy, now))
 
-    def pool_status(self) -> Steps[PoolStatus]:
-        return admission.status(self.policy, self._now())
+    def sweep(self) -> Operation[int]:
+        now = self._now()
+        return _writing(lambda: ask(lambda store: store.sweep(now, SWEEP_LIMIT)))
 
-    def grant(self, request_id: str) -> Steps[Grant]:
+    def pool_status(self) -> Operation[PoolStatus]:
+        now = self._now()
+        return _reading(lambda: admission.status(self.policy, now))
+
+    def grant(self, request_id: str) -> Operation[Grant]:
         check_id("request_id", request_id)
-        return admission.grant(request_id, self._now())
+        now = self._now()
+        return _reading(lambda: admission.grant(request_id, now))
 
     def open_grants(self) -> Listing[Grant]:
         now = self._now()
-        return lambda last: ask(lambda store: store.open_grants(now, last))
+        return lambda last: _reading(lambda: ask(lambda store: store.open_grants(now, last)))
 
     def journal(self, after: int) -> Listing[Entry]:
         if type(after) is not int or not 0 <= after < _MAX_SEQ:
             raise InvalidInput("after", after, "a seq from 0")
-        return lambda last: ask(lambda store: store.entries(after if last is None else last.seq))
-
-    def verify(self, head: Head | None, checkpoint: Checkpoint | None) -> Steps[Report]:
-        return audit(
-            None if head is None else check_head("head", head),
-            None if checkpoint is None else check_checkpoint(checkpoint),
+        return lambda last: _reading(
+            lambda: ask(lambda store: store.entries(after if last is None else last.seq))
         )
 
-    def seal(self, since: Head | None) -> Steps[Head]:
-        return seal(START if since is None else check_head("since", since))
+    def verify(self, head: Head | None, checkpoint: Checkpoint | None) -> Operation[Report]:
+        earlier = None if head is None else check_head("head", head)
+        trusted = None if checkpoint is None else check_checkpoint(checkpoint)
+        return _reading(lambda: audit(earlier, trusted))
 
-    def reconcile(self, paid: Iterable[tuple[str, int]]) -> Steps[Reconciliation]:
-        return reconcile(checked_payments(paid))
+    def seal(self, since: Head | None) -> Operation[Head]:
+        start = START if since is None else check_head("since", since)
+        return _reading(lambda: seal(start))
 
-    def _admit(self, request: Request, ttl: timedelta | None) -> Steps[Grant]:
+    def reconcile(self, paid: Iterable[tuple[str, int]]) -> Operation[Reconciliation]:
+        payments = checked_payments(paid)
+        return _reading(lambda: reconcile(payments))
+
+    def _admit(self, request: Request, ttl: timedelta | None) -> Operation[Grant]:
         now = self._now()
-        admitted = admission.admit(self.policy, request, now, ttl=ttl)
-        return self._or(admitted, lambda: _gated(request, now))
+        return _writing(
+            lambda: self._or(
+                admission.admit(self.policy, request, now, ttl=ttl), lambda: _gated(request, now)
+            )
+        )
 
     def _or(self, steps: Steps[T], gated: Callable[[], T]) -> Steps[T]:
         """`steps`; or `gated`, if the store cannot answer and the host would rather charge."""
@@ -152,15 +167,26 @@ class Operations:
                 raise
             return gated()
 
-    def _deposit(self, kind: Kind, key: str, sats: int, sponsor: str, note: str) -> Steps[Entry]:
+    def _deposit(
+        self, kind: Kind, key: str, sats: int, sponsor: str, note: str
+    ) -> Operation[Entry]:
         check_id("key", key)
         deposit = Deposit(
             kind, key, sats, sponsor=check_note("sponsor", sponsor), note=check_note("note", note)
         )
-        return admission.deposit(deposit, self._now())
+        now = self._now()
+        return _writing(lambda: admission.deposit(deposit, now))
 
     def _now(self) -> datetime | None:
         return None if self._clock is None else check_time("clock()", self._clock())
+
+
+def _reading(begin: Callable[[], Steps[T]]) -> Operation[T]:
+    return Operation(begin, writes=False)
+
+
+def _writing(begin: Callable[[], Steps[T]]) -> Operation[T]:
+    return Operation(begin, writes=True)
 
 
 def check_options(policy: object, clock: object, on_unavailable: object) -> None:

@@ -43,7 +43,7 @@ from typing import Protocol, Self, TypeVar
 
 from attrs import field, frozen
 
-from freetier.steps import Steps, perform_async
+from freetier.steps import Operation, perform, perform_async
 from freetier.values import (
     Caps,
     Decision,
@@ -134,12 +134,13 @@ class Books:
 
 
 class Repository(Protocol):
-    """A store in blocking code. Safe to use from several threads.
+    """A store in blocking code. Safe to use from several threads. Subclass it: `perform` is given.
 
     Raises `StoreUnavailable`, `OutcomeUnknown`, `StoreReadOnly`, `StoreFull`, `SchemaError` and
     `IntegrityError`, as `freetier.errors` describes them.
     """
 
+    @abstractmethod
     def look(
         self,
         request_id: str,
@@ -150,38 +151,53 @@ class Repository(Protocol):
     ) -> View:
         """The pool, what `identity` and `tier` used today, and the grant that this id has."""
 
+    @abstractmethod
     def draw(self, draw: Draw) -> Entry | None:
         """Write a reserve or a grant. None when a limit is short or the id is known."""
 
+    @abstractmethod
     def note_gate(self, request: Request, decision: Decision, at: datetime) -> bool:
         """Note that a known identity was gated. False when the id is known. Moves no sats."""
 
+    @abstractmethod
     def end(self, ending: Ending) -> Entry | None:
         """Write an ending. None when the grant cannot end so, or the pool cannot pay a late one."""
 
+    @abstractmethod
     def sweep(self, now: datetime | None, limit: int = SWEEP_LIMIT) -> int:
         """Expire at most `limit` of the grants that are due; how many it did."""
 
+    @abstractmethod
     def deposit(self, deposit: Deposit, now: datetime | None) -> Entry | None:
         """Write sats in (or out). None when the key is known or the pool would leave its bounds."""
 
+    @abstractmethod
     def find(self, kind: Kind, key: str) -> Entry | None:
         """The entry of this kind with this key."""
 
+    @abstractmethod
     def status(self, now: datetime | None) -> PoolStatus:
         """The pool, in one cheap read; without `budgets`, which the policy knows."""
 
+    @abstractmethod
     def open_grants(self, now: datetime | None, after: Grant | None = None) -> list[Grant]:
         """A page of the grants held at `now`, the first to expire first, from after `after` on."""
 
+    @abstractmethod
     def entries(self, after: int = 0, limit: int = PAGE) -> list[Entry]:
         """A page of the journal, in order, from after seq `after` on."""
 
+    @abstractmethod
     def books(self) -> Books:
         """The derived tables, all of one instant."""
 
+    @abstractmethod
     def close(self) -> None:
         """Give back what was opened. Closing twice is fine."""
+
+    def perform(self, operation: Operation[T]) -> T:
+        """Run a whole operation; a store may do those of several callers together."""
+        return perform(operation.begin(), self)
 
 
 class AsyncRepository(Protocol):
@@ -251,6 +267,6 @@ class AsyncRepository(Protocol):
     async def close(self) -> None:
         """See `Repository.close`."""
 
-    async def perform(self, steps: Steps[T]) -> T:
-        """Run a whole operation; a store whose every call is dear may do it in one."""
-        return await perform_async(steps, self)
+    async def perform(self, operation: Operation[T]) -> T:
+        """See `Repository.perform`."""
+        return await perform_async(operation.begin(), self)

@@ -16,7 +16,6 @@ from freetier.policy import FreeTierPolicy
 from freetier.reconciling import Reconciliation
 from freetier.repository import AsyncRepository, Repository
 from freetier.sealing import Head
-from freetier.steps import perform
 from freetier.values import (
     Credit,
     Decision,
@@ -65,7 +64,7 @@ class FreeTier:
         Raises `InvalidInput` for an unknown tier, `Conflict` when the id was used for another
         identity, tier or price, `StoreUnavailable`.
         """
-        return perform(self._operations.decide(request), self.repository)
+        return self.repository.perform(self._operations.decide(request))
 
     def reserve(self, request: Request, *, ttl: timedelta | None = None) -> Grant:
         """Decide, and hold what the pool promises for `ttl` (the policy's, 15 minutes, if None).
@@ -74,7 +73,7 @@ class FreeTier:
         draws nothing (rule 5). A gate holds nothing: it is noted for a known identity, and
         written nowhere for an anonymous one. Raises as `decide` does, and `OutcomeUnknown`.
         """
-        return perform(self._operations.reserve(request, ttl), self.repository)
+        return self.repository.perform(self._operations.reserve(request, ttl))
 
     def record_grant(self, request: Request) -> Grant:
         """Decide on a cost that is already known, and pay it at once: the session flow.
@@ -82,7 +81,7 @@ class FreeTier:
         Like `reserve` and `settle` at the price in one step: the grant is settled. A request that
         was reserved before keeps its first grant, open or not. Raises as `reserve` does.
         """
-        return perform(self._operations.record_grant(request), self.repository)
+        return self.repository.perform(self._operations.record_grant(request))
 
     def settle(self, request_id: str, actual_sats: int | None = None) -> Settlement:
         """End a grant on what the work really cost, None if unknown (rules 6 and 7).
@@ -92,7 +91,7 @@ class FreeTier:
         a price of 0, which are written nowhere: use `grant.decision.settle`), `Conflict` when it
         ended otherwise.
         """
-        return perform(self._operations.settle(request_id, actual_sats), self.repository)
+        return self.repository.perform(self._operations.settle(request_id, actual_sats))
 
     def release(self, request_id: str) -> Grant:
         """Call a grant off: the pool and the identity's allowance get everything back.
@@ -100,7 +99,7 @@ class FreeTier:
         Releasing again gives the same grant. Raises `UnknownRequest`, and `Conflict` when it was
         settled or has expired.
         """
-        return perform(self._operations.release(request_id), self.repository)
+        return self.repository.perform(self._operations.release(request_id))
 
     def credit(self, payment_hash: str, paid_sats: int) -> Credit:
         """Put the policy's share of a paid invoice into the pool, once a payment (rule 9).
@@ -108,37 +107,37 @@ class FreeTier:
         `paid_sats` is from 1. Credited is the share rounded down; the rest is carried to the next
         credit. Raises `Conflict` when the payment was credited with another amount.
         """
-        return perform(self._operations.credit(payment_hash, paid_sats), self.repository)
+        return self.repository.perform(self._operations.credit(payment_hash, paid_sats))
 
     def donate(self, key: str, sats: int, *, sponsor: str = "", note: str = "") -> Entry:
         """Put a sponsor's sats (from 1) into the pool, once a key. Raises `Conflict`."""
-        return perform(self._operations.donate(key, sats, sponsor, note), self.repository)
+        return self.repository.perform(self._operations.donate(key, sats, sponsor, note))
 
     def adjust(self, key: str, sats: int, *, note: str) -> Entry:
         """Correct the pool by `sats`, up or down but not 0, once a key; `note` says why.
 
         Raises `Conflict`, and `InvalidInput` when it would take the pool below what is reserved.
         """
-        return perform(self._operations.adjust(key, sats, note), self.repository)
+        return self.repository.perform(self._operations.adjust(key, sats, note))
 
     def seed(self) -> Entry:
         """Put the policy's seed into the pool, once; the entry that did. `freetier.open` calls it.
 
         A ledger that was seeded before keeps its seed, whatever the policy says now.
         """
-        return perform(self._operations.seed(), self.repository)
+        return self.repository.perform(self._operations.seed())
 
     def sweep(self) -> int:
         """Expire up to 64 grants that are due; how many it did. Never needed, always harmless."""
-        return perform(self._operations.sweep(), self.repository)
+        return self.repository.perform(self._operations.sweep())
 
     def pool_status(self) -> PoolStatus:
         """The pool now, by the same formula as `decide`."""
-        return perform(self._operations.pool_status(), self.repository)
+        return self.repository.perform(self._operations.pool_status())
 
     def grant(self, request_id: str) -> Grant:
         """The grant of a request, as it stands now. Raises `UnknownRequest`."""
-        return perform(self._operations.grant(request_id), self.repository)
+        return self.repository.perform(self._operations.grant(request_id))
 
     def open_grants(self) -> Iterator[Grant]:
         """The grants held now, the first to expire first; read in pages."""
@@ -156,7 +155,7 @@ class FreeTier:
         what came after it is read and proved. Raises `InvalidInput`, also for a head from before
         the checkpoint, and `IntegrityError` where a table cannot be read at all.
         """
-        return perform(self._operations.verify(head, checkpoint), self.repository)
+        return self.repository.perform(self._operations.verify(head, checkpoint))
 
     def seal(self, *, since: Head | None = None) -> Head:
         """The head of the journal now, to be kept elsewhere, and given to `verify` one day.
@@ -164,14 +163,14 @@ class FreeTier:
         From the first entry on, or from an earlier head that is trusted. Writes nothing. Raises
         `IntegrityError` when the journal is shorter than that, or has a gap.
         """
-        return perform(self._operations.seal(since), self.repository)
+        return self.repository.perform(self._operations.seal(since))
 
     def reconcile(self, paid: Iterable[tuple[str, int]]) -> Reconciliation:
         """Which of these payments, each a payment hash and the sats paid, lack their credit.
 
         Writes nothing. Raises `InvalidInput`, also for one payment with two amounts.
         """
-        return perform(self._operations.reconcile(paid), self.repository)
+        return self.repository.perform(self._operations.reconcile(paid))
 
     def close(self) -> None:
         """Close the ledger. Closing twice is fine."""
@@ -190,7 +189,7 @@ class FreeTier:
 
     def _listed(self, page_after: Listing[T]) -> Iterator[T]:
         last: T | None = None
-        while page := perform(page_after(last), self.repository):
+        while page := self.repository.perform(page_after(last)):
             yield from page
             last = page[-1]
 

@@ -17,13 +17,15 @@ from freetier import _sqlite_schema, migrations
 from freetier._awaiting import AwaitingRepository
 from freetier._blocking import BlockingRepository
 from freetier._clock import with_clock
+from freetier._gathering import Call
 from freetier._patience import check_timeout
 from freetier._sql import Query
 from freetier._sqlite_async import Hosts as AsyncHosts
 from freetier._sqlite_async import Worker
 from freetier._sqlite_own import Connections, Hosts, Own, checked_path
+from freetier._sqlite_together import Together
 from freetier.errors import ConfigError, InvalidInput
-from freetier.steps import Steps, perform
+from freetier.steps import Operation, Steps, perform
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -41,6 +43,7 @@ class SQLiteRepository(BlockingRepository):
 
     A path: the file is created and migrated if need be, and this object may be used by any
     thread. A call that finds the file locked tries again, with jitter, for `timeout_s` seconds.
+    What threads ask for while another one writes is written next, in one transaction.
 
     A connection: it must have the schema (`freetier.migrations`). Its transaction, pragmas and
     row factory are left as they are: commit to keep what was written, roll back to undo it.
@@ -58,13 +61,15 @@ class SQLiteRepository(BlockingRepository):
     ) -> None:
         _check_version()
         self._connections: Connections
+        self._together: Together | None = None
         if isinstance(database, sqlite3.Connection):
             self._connections = Hosts(database)
             self._connections.patiently(_check)
         else:
-            self._connections = Own(database, timeout_s)
+            self._connections = own = Own(database, timeout_s)
+            self._together = Together(own, self)
             try:
-                self._connections.patiently(_migrate_own)
+                own.patiently(_migrate_own)
             except BaseException:
                 self.close()
                 raise
@@ -78,6 +83,12 @@ class SQLiteRepository(BlockingRepository):
 
         return query.parse(self._connections.patiently(execute, writes=query.writes))
 
+    def perform(self, operation: Operation[T]) -> T:
+        """Run a whole operation. Those of several threads are written together, on a file."""
+        if self._together is None or not operation.writes:
+            return super().perform(operation)
+        return self._together.perform(operation)
+
     def close(self) -> None:
         """Close the library's own connections; a host's stays open."""
         self._connections.close()
@@ -87,8 +98,9 @@ class AsyncSQLiteRepository(AwaitingRepository):
     """`SQLiteRepository` for async code: by path, or on a host's `aiosqlite.Connection`.
 
     A path: enter it (`async with`) or await `open` before the first call. A thread of its own
-    does each whole operation, so that the event loop waits once for it, and nothing waits for
-    locks within the process. An operation that had begun when its task was cancelled is finished.
+    does whole operations, so that the event loop waits once for each, and nothing waits for
+    locks within the process. What tasks ask for while it works is written next, in one
+    transaction. An operation that had begun when its task was cancelled is finished.
 
     A connection: as with `SQLiteRepository`; its own thread runs each statement.
     """
@@ -104,7 +116,7 @@ class AsyncSQLiteRepository(AwaitingRepository):
         if isinstance(database, str | os.PathLike):
             path = checked_path(database)
             check_timeout(timeout_s)
-            self._worker = Worker(lambda: SQLiteRepository(path, timeout_s=timeout_s))
+            self._worker = Worker(lambda: SQLiteRepository(path, timeout_s=timeout_s), _attempt)
         else:
             self._hosts = AsyncHosts(_checked_aiosqlite(database))
 
@@ -119,20 +131,29 @@ class AsyncSQLiteRepository(AwaitingRepository):
     async def run(self, query: Query[T]) -> T:
         """Run one statement, atomic by itself, and read its rows."""
         if self._worker is not None:
-            return await self._worker.hop(lambda store: store.run(query))
+            return await self._worker.run(query)
         params = with_clock(query.params)
         return query.parse(await self._hosts.fetch(query.text, params, writes=query.writes))
 
-    async def perform(self, steps: Steps[T]) -> T:
+    async def perform(self, operation: Operation[T]) -> T:
         """Run a whole operation, in one hop to the worker's thread and back."""
         if self._worker is not None:
-            return await self._worker.hop(lambda store: perform(steps, store))
-        return await super().perform(steps)
+            return await self._worker.perform(operation)
+        return await super().perform(operation)
 
     async def close(self) -> None:
         """Close the file; a host's connection stays open."""
         if self._worker is not None:
             await self._worker.close()
+
+
+def _attempt(store: SQLiteRepository, calls: Sequence[Call[Any]]) -> None:
+    """Do what several tasks asked for: what writes together, then what reads."""
+    if store._together is not None:
+        store._together.attempt([call for call in calls if call.operation.writes])
+        calls = [call for call in calls if not call.operation.writes]
+    for call in calls:
+        call.attempt(store)
 
 
 def migrate(connection: sqlite3.Connection, schema: str | None = None) -> int:

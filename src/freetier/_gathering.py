@@ -1,0 +1,140 @@
+"""Threads that come while another's operation is under way: gathered, and done together next.
+
+No timer and no wait for a lone caller: who finds nobody at work leads, and does its own operation
+at once. Who comes meanwhile waits until the leader is done; then the first of them leads, and may
+take the others with it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, Generic, TypeVar
+
+from freetier.steps import Operation, perform
+
+T = TypeVar("T")
+
+MOST: Final = 256
+"""How many operations are done together: more would keep the first one waiting, and gain little."""
+
+
+class Call(Generic[T]):
+    """One caller's operation, and what became of it: what it gave, or what it raised."""
+
+    __slots__ = ("_error", "_given", "operation", "since")
+
+    def __init__(self, operation: Operation[T]) -> None:
+        self.operation = operation
+        self.since = time.monotonic()
+        self._given: T
+        self._error: Exception | None = None
+
+    def attempt(self, store: object) -> None:
+        """Run the operation from its beginning, whatever became of it before."""
+        try:
+            self._given = perform(self.operation.begin(), store)
+            self._error = None
+        except Exception as error:
+            self._error = error
+
+    def answer(self) -> T:
+        """What the last attempt gave; raises what it raised."""
+        error, self._error = self._error, None
+        if error is None:
+            return self._given
+        try:
+            raise error
+        finally:
+            del error  # a traceback that leads back to itself would stay until it is collected
+
+
+class _Waiting(Call[T]):
+    """The call of a thread that waits its turn."""
+
+    __slots__ = ("done", "thread", "turn")
+
+    def __init__(self, operation: Operation[T]) -> None:
+        super().__init__(operation)
+        self.thread = threading.get_ident()
+        self.done = False
+        self.turn = threading.Lock()
+        self.turn.acquire()  # until it is done, or its thread is to lead
+
+
+Others = Callable[[], Sequence[Call[Any]]]
+"""Gives those who have come since it was last asked, in order."""
+
+
+class Gathering:
+    """Where threads meet. One at a time leads.
+
+    alone: the store on which a single operation is done.
+    together: does the leader's call, and those that its second argument gives when it is asked.
+    """
+
+    def __init__(self, alone: object, together: Callable[[Call[Any], Others], None]) -> None:
+        self._alone = alone
+        self._together = together
+        self._door = threading.RLock()  # a signal handler may come in while its thread is inside
+        self._leader: int | None = None
+        self._waiting: deque[_Waiting[Any]] = deque()
+        self._taken: list[_Waiting[Any]] = []
+
+    def perform(self, operation: Operation[T]) -> T:
+        """What the operation gives, done alone or together with others'; raises what it raises."""
+        me = threading.get_ident()
+        if self._leader == me:  # a signal handler, in the middle of its own thread's turn
+            return perform(operation.begin(), self._alone)
+        call = _Waiting(operation)
+        try:
+            with self._door:
+                if self._leader is None:
+                    self._leader = me
+                else:
+                    self._waiting.append(call)
+            if self._leader != me:
+                call.turn.acquire()
+            if not call.done:
+                self._lead(call)
+        except BaseException:
+            with self._door, suppress(ValueError):
+                self._waiting.remove(call)  # nobody is to wait for one who has left
+            raise
+        finally:
+            if self._leader == me:
+                self._pass_on()
+        return call.answer()
+
+    def _lead(self, call: Call[Any]) -> None:
+        if self._waiting:
+            self._together(call, self._take)
+        else:
+            call.attempt(self._alone)
+        for other in self._taken:
+            other.done = True
+
+    def _take(self) -> Sequence[Call[Any]]:
+        """Those who wait now, in the order in which they came."""
+        with self._door:
+            room = MOST - 1 - len(self._taken)
+            new = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+            self._taken += new
+            return new
+
+    def _pass_on(self) -> None:
+        """Wake those who were taken along, and let the first of those who wait lead."""
+        with self._door:
+            taken, self._taken = self._taken, []
+            # A leader that was interrupted did nothing for them.
+            self._waiting.extendleft(reversed([call for call in taken if not call.done]))
+            following = self._waiting.popleft() if self._waiting else None
+            self._leader = following.thread if following else None
+        for call in taken:
+            if call.done:
+                call.turn.release()
+        if following:
+            following.turn.release()
