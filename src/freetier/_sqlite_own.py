@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
@@ -16,6 +16,7 @@ from freetier._fork import ForkGuard
 from freetier._patience import Patience, check_timeout
 from freetier._sqlite_errors import is_busy, translated
 from freetier._sqlite_fork import FileId, check_not_inherited, file_id, watch
+from freetier._sqlite_queue import Queue
 from freetier.errors import ConfigError, InvalidInput, OutcomeUnknown, StoreUnavailable
 
 T = TypeVar("T")
@@ -53,11 +54,16 @@ class Hosts:
 class _Connection(sqlite3.Connection):
     """A connection that a weak set can hold, so that it goes, closed, with its thread."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, path: str, **kwargs: Any) -> None:
+        self.queue = Queue(path)
+        super().__init__(path, **kwargs)
         # To close what another thread is inside of is a crash; a signal handler is no other thread.
         self.in_use = threading.RLock()
         self.file: FileId = (0, 0)
+
+    def close(self) -> None:
+        self.queue.close()
+        super().close()
 
     def __del__(self) -> None:
         with suppress(sqlite3.ProgrammingError):  # it never opened
@@ -110,14 +116,20 @@ class Own:
 
         The deadline is `timeout_s` after `since`, as `time.monotonic` counts; from now if None.
 
-        SQLite's own busy handler wakes waiters in no fair order and starves some for seconds.
+        SQLite's own busy handler wakes waiters in no fair order and starves some for seconds. Who
+        writes waits for its turn first, but for half of the time at most: it may not come.
         """
         self.check()
         patience = Patience(self._timeout_s, since=since)
+
+        def waits() -> bool:
+            return not self._closed and patience.left_s() > self._timeout_s / 2
+
         while True:
             try:
                 connection = self._connection()
-                with connection.in_use:
+                turn = connection.queue.turn(waits) if writes else nullcontext()
+                with connection.in_use, turn:
                     if self._closed:  # since it was looked up: nothing of it may be touched now
                         raise self._was_closed()
                     if connection.in_transaction:
