@@ -1,0 +1,1 @@
+"""How fast the library is, as ratios: `python -m benchmarks`; and `soak`, how long it holds."""
