@@ -22,12 +22,13 @@ from functools import cache
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 
 import pytest
 from attrs import frozen
 
 import freetier
-from freetier import _sql, migrations, settings
+from freetier import _sql, _sql_many, migrations, settings
 from tests.postgres_server import database_name, shared
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +41,7 @@ _FENCED = re.compile(r"^```(\w*) ?([\w.]*)\n(.*?)^```$", re.DOTALL | re.MULTILIN
 _COMMAND = re.compile(r"^\$ (.*\n(?:> .*\n)*)", re.MULTILINE)
 _CREATES = re.compile(r"^((?:CREATE|INSERT|REVOKE)[A-Z ]+\w+)", re.MULTILINE)
 _CONSTANT = re.compile(r"[A-Z][A-Z_]*")
-_READS = re.compile(r"\bFROM\b")
+_READS = re.compile(r"\b(FROM|VALUES)\b")
 
 
 @frozen
@@ -145,8 +146,8 @@ def _play(page: Sequence[Block]) -> Iterator[tuple[Block, str]]:
 
 @cache
 def statements(dialect: str) -> Mapping[str, str]:
-    """Every statement that the code can send to SQLite; of Postgres', the schema's; by name."""
-    found = _sent_to_sqlite() if dialect == "sqlite" else {}
+    """Every statement that the code can send to SQLite; to Postgres, what else it can; by name."""
+    found = _sent_to_sqlite() if dialect == "sqlite" else _constants(_sql_many)
     for text in migrations.statements(dialect):
         creates = _CREATES.search(text.replace('"public".', ""))
         assert creates, text
@@ -154,12 +155,17 @@ def statements(dialect: str) -> Mapping[str, str]:
     return found
 
 
-def _sent_to_sqlite() -> dict[str, str]:
-    found = {
+def _constants(module: ModuleType) -> dict[str, str]:
+    return {
         name: text.strip()
-        for name, text in vars(_sql).items()
+        for name, text in vars(module).items()
+        if name not in vars(_sql) or module is _sql
         if _CONSTANT.fullmatch(name) and isinstance(text, str) and _READS.search(text)
     }
+
+
+def _sent_to_sqlite() -> dict[str, str]:
+    found = _constants(_sql)
     package = Path(freetier.__file__).parent
     for module in ("sqlite.py", "_sqlite_own.py", "_sqlite_schema.py", "_sqlite_async.py"):
         for call in ast.walk(ast.parse(read(package / module))):

@@ -33,7 +33,7 @@ from freetier import (
 from freetier._gathering import MOST, Call, Gathering, Others
 from freetier._patience import Patience
 from freetier.sqlite import AsyncSQLiteRepository, SQLiteRepository
-from freetier.steps import Operation, ask
+from freetier.steps import Operation, ask, perform
 
 POLICY = FreeTierPolicy(seed_sats=1_000_000, budgets={"elite": 1_000})
 AT_ONCE = 24
@@ -302,26 +302,25 @@ class TestGathering:
 
     def test_a_lone_caller_is_done_alone(self) -> None:
         """Who finds nobody at work is done at once, by itself; so is the next one."""
-        gathering = Gathering("alone", none_together)
-        assert [gathering.perform(giving(lambda store: store)) for _ in range(2)] == ["alone"] * 2
+        gathering = Gathering(alone, none_together)
+        assert [gathering.do(giving(lambda store: store)) for _ in range(2)] == ["alone"] * 2
 
     def test_a_batch_has_its_most(self) -> None:
         """No more than so many are done together, in the order they came; the rest come next."""
         sizes: list[int] = []
 
-        def together(first: Call[Any], others: Others) -> None:
+        def together(first: Call[Any], others: Others[Any]) -> None:
             in_order = [first, *gathering._waiting]
             calls = [first, *others(), *others()]
             assert calls == in_order[:MOST]
             sizes.append(len(calls))
             for call in calls:
-                call.attempt("together")
+                call.attempt(partial(done_on, "together"))
 
-        gathering = Gathering("alone", together)
+        gathering = Gathering(alone, together)
         with ThreadPoolExecutor(MOST + 4) as threads, busy(gathering, MOST + 3):
             begun = [
-                threads.submit(gathering.perform, giving(lambda store: store))
-                for _ in range(MOST + 3)
+                threads.submit(gathering.do, giving(lambda store: store)) for _ in range(MOST + 3)
             ]
         assert {future.result() for future in begun} == {"together"}
         assert sizes == [MOST, 3]
@@ -330,26 +329,24 @@ class TestGathering:
         """Whom an interrupted leader took along is done by the next one."""
         leads: list[str] = []
 
-        def together(first: Call[Any], others: Others) -> None:
+        def together(first: Call[Any], others: Others[Any]) -> None:
             calls = [first, *others()]
             leads.append("together")
             if len(leads) == 1:
                 raise KeyboardInterrupt
             for call in calls:
-                call.attempt("together")
+                call.attempt(partial(done_on, "together"))
 
-        gathering = Gathering("alone", together)
+        gathering = Gathering(alone, together)
         with ThreadPoolExecutor(4) as threads, busy(gathering, 3):
-            begun = [
-                threads.submit(gathering.perform, giving(lambda store: store)) for _ in range(3)
-            ]
+            begun = [threads.submit(gathering.do, giving(lambda store: store)) for _ in range(3)]
         ends = [future.exception() or future.result() for future in begun]
         assert sorted(map(type, ends), key=str) == [KeyboardInterrupt, str, str]
-        assert gathering.perform(giving(lambda store: store)) == "alone"
+        assert gathering.do(giving(lambda store: store)) == "alone"
 
     def test_who_is_interrupted_while_waiting_leaves(self) -> None:
         """A signal ends a wait for others; what was asked for is not done, and nobody waits."""
-        gathering = Gathering("alone", none_together)
+        gathering = Gathering(alone, none_together)
         done: list[str] = []
 
         def interrupt(*_: object) -> None:
@@ -362,21 +359,19 @@ class TestGathering:
                 timer = threading.Timer(0.1, signal.pthread_kill, [main, signal.SIGUSR1])
                 timer.start()
                 with pytest.raises(InterruptedError):
-                    gathering.perform(giving(done.append))
+                    gathering.do(giving(done.append))
                 leader.set()
         finally:
             signal.signal(signal.SIGUSR1, before)
         assert done == []
         with ThreadPoolExecutor(1) as another:
-            assert (
-                another.submit(gathering.perform, giving(lambda store: store)).result() == "alone"
-            )
+            assert another.submit(gathering.do, giving(lambda store: store)).result() == "alone"
 
     def test_a_signal_handler_in_the_middle_of_its_threads_own_turn(self) -> None:
         """It does not wait for the thread that it interrupts."""
-        gathering = Gathering("alone", none_together)
+        gathering = Gathering(alone, none_together)
         inner = giving(lambda store: f"handled {store}")
-        assert gathering.perform(giving(lambda _: gathering.perform(inner))) == "handled alone"
+        assert gathering.do(giving(lambda _: gathering.do(inner))) == "handled alone"
 
     def test_what_was_raised_is_not_kept(self) -> None:
         """An error is raised as it is, once, with nothing that leads back to itself."""
@@ -385,22 +380,29 @@ class TestGathering:
             raise Conflict("no")
 
         call = Call(giving(fail))
-        call.attempt("alone")
+        call.attempt(alone)
         with pytest.raises(Conflict):
             call.answer()
         assert call._error is None
+
+
+def done_on(store: str, operation: Operation[Any]) -> Any:
+    return perform(operation.begin(), store)
+
+
+alone = partial(done_on, "alone")
 
 
 def giving(step: Callable[[Any], Any]) -> Operation[Any]:
     return Operation(lambda: ask(step), writes=True)
 
 
-def none_together(_first: Call[Any], _others: Others) -> None:
+def none_together(_first: Call[Any], _others: Others[Any]) -> None:
     raise AssertionError("nobody came meanwhile")
 
 
 @contextmanager
-def busy(gathering: Gathering, until: int) -> Iterator[threading.Event]:
+def busy(gathering: Gathering[Any], until: int) -> Iterator[threading.Event]:
     """A thread that leads until so many wait, or until it is told to end."""
     leads, ends = threading.Event(), threading.Event()
 
@@ -409,7 +411,7 @@ def busy(gathering: Gathering, until: int) -> Iterator[threading.Event]:
         while not ends.is_set() and (until == 0 or len(gathering._waiting) < until):
             time.sleep(0.001)
 
-    thread = threading.Thread(target=gathering.perform, args=[giving(hold)])
+    thread = threading.Thread(target=gathering.do, args=[giving(hold)])
     thread.start()
     leads.wait()
     yield ends

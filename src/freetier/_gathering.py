@@ -1,8 +1,8 @@
-"""Threads that come while another's operation is under way: gathered, and done together next.
+"""Threads that come while another's work is under way: gathered, and done together next.
 
-No timer and no wait for a lone caller: who finds nobody at work leads, and does its own operation
-at once. Who comes meanwhile waits until the leader is done; then the first of them leads, and may
-take the others with it.
+No timer and no wait for a lone caller: who finds nobody at work leads, and does its own at once.
+Who comes meanwhile waits until the leader is done; then the first of them leads, and may take the
+others with it.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
-from freetier.steps import Operation, perform
-
-T = TypeVar("T")
+W = TypeVar("W")
 
 MOST: Final = 256
-"""How many operations are done together: more would keep the first one waiting, and gain little."""
+"""How many calls are done together: more would keep the first one waiting, and gain little."""
 
 
-class Call(Generic[T]):
-    """One caller's operation, and what became of it: what it gave, or what it raised."""
+class Call(Generic[W]):
+    """What one caller wants, since when, and what became of it: what it gave, or what it raised.
 
-    __slots__ = ("_error", "_given", "operation", "since")
+    since: as `time.monotonic` counts.
+    """
 
-    def __init__(self, operation: Operation[T]) -> None:
-        self.operation = operation
+    __slots__ = ("_error", "_given", "since", "wanted")
+
+    def __init__(self, wanted: W) -> None:
+        self.wanted = wanted
         self.since = time.monotonic()
-        self._given: T
+        self._given: Any = None
         self._error: Exception | None = None
 
-    def attempt(self, store: object) -> None:
-        """Run the operation from its beginning, whatever became of it before."""
+    def attempt(self, do: Callable[[W], Any]) -> None:
+        """Do what is wanted from its beginning, whatever became of it before."""
         try:
-            self._given = perform(self.operation.begin(), store)
-            self._error = None
+            self._given, self._error = do(self.wanted), None
         except Exception as error:
             self._error = error
 
-    def answer(self) -> T:
+    def answer(self) -> Any:
         """What the last attempt gave; raises what it raised."""
         error, self._error = self._error, None
         if error is None:
@@ -52,44 +52,46 @@ class Call(Generic[T]):
             del error  # a traceback that leads back to itself would stay until it is collected
 
 
-class _Waiting(Call[T]):
+class _Waiting(Call[W]):
     """The call of a thread that waits its turn."""
 
     __slots__ = ("done", "thread", "turn")
 
-    def __init__(self, operation: Operation[T]) -> None:
-        super().__init__(operation)
+    def __init__(self, wanted: W) -> None:
+        super().__init__(wanted)
         self.thread = threading.get_ident()
         self.done = False
         self.turn = threading.Lock()
         self.turn.acquire()  # until it is done, or its thread is to lead
 
 
-Others = Callable[[], Sequence[Call[Any]]]
+Others = Callable[[], Sequence[Call[W]]]
 """Gives those who have come since it was last asked, in order."""
 
 
-class Gathering:
+class Gathering(Generic[W]):
     """Where threads meet. One at a time leads.
 
-    alone: the store on which a single operation is done.
+    alone: does what a single caller wants.
     together: does the leader's call, and those that its second argument gives when it is asked.
     """
 
-    def __init__(self, alone: object, together: Callable[[Call[Any], Others], None]) -> None:
+    def __init__(
+        self, alone: Callable[[W], Any], together: Callable[[Call[W], Others[W]], None]
+    ) -> None:
         self._alone = alone
         self._together = together
         self._door = threading.RLock()  # a signal handler may come in while its thread is inside
         self._leader: int | None = None
-        self._waiting: deque[_Waiting[Any]] = deque()
-        self._taken: list[_Waiting[Any]] = []
+        self._waiting: deque[_Waiting[W]] = deque()
+        self._taken: list[_Waiting[W]] = []
 
-    def perform(self, operation: Operation[T]) -> T:
-        """What the operation gives, done alone or together with others'; raises what it raises."""
+    def do(self, wanted: W) -> Any:
+        """What it gives, done alone or together with others'; raises what it raises."""
         me = threading.get_ident()
         if self._leader == me:  # a signal handler, in the middle of its own thread's turn
-            return perform(operation.begin(), self._alone)
-        call = _Waiting(operation)
+            return self._alone(wanted)
+        call = _Waiting(wanted)
         try:
             with self._door:
                 if self._leader is None:
@@ -109,7 +111,7 @@ class Gathering:
                 self._pass_on()
         return call.answer()
 
-    def _lead(self, call: Call[Any]) -> None:
+    def _lead(self, call: Call[W]) -> None:
         if self._waiting:
             self._together(call, self._take)
         else:
@@ -117,7 +119,7 @@ class Gathering:
         for other in self._taken:
             other.done = True
 
-    def _take(self) -> Sequence[Call[Any]]:
+    def _take(self) -> Sequence[Call[W]]:
         """Those who wait now, in the order in which they came."""
         with self._door:
             room = MOST - 1 - len(self._taken)

@@ -22,12 +22,13 @@ _FUNCTION = re.compile(
 )
 _SETTING = re.compile(r"^SET ([\w.]+) = '?(.*?)'?$", re.MULTILINE)
 _TRIGGER = re.compile(
-    r'CREATE TRIGGER (\w+) BEFORE ([A-Z ]+)\s+ON "schema"\.(\w+)\s+'
-    r'FOR EACH (\w+)\s+EXECUTE FUNCTION "schema"\.(\w+)\('
+    r'CREATE TRIGGER (\w+) (BEFORE|INSTEAD OF) ([A-Z ]+?)\s+ON "schema"\.(\w+)\s+'
+    r'FOR EACH (\w+)\s+(?:WHEN \((.*?)\)\s+)?EXECUTE FUNCTION "schema"\.(\w+)\('
 )
 _UNIQUE = re.compile(r"CREATE UNIQUE INDEX (\w+)")
 _TABLE = re.compile(r'CREATE TABLE "schema"\.(\w+)')
-_BEFORE, _ROW = 2, 1
+_VIEW = re.compile(r'CREATE VIEW "schema"\.(\w+)')
+_TIMES, _ROW = {"BEFORE": 2, "INSTEAD OF": 64}, 1
 _EVENTS = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
 
 # A host may have its own in the schema, by whatever names: only our functions and tables count.
@@ -36,9 +37,10 @@ SELECT 'function ' || proname,
   concat_ws(' ', prosecdef::text, array_to_string(proconfig, ' '), prosrc)
 FROM pg_proc WHERE pronamespace = {oid} AND proname IN ({functions})
 UNION ALL
-SELECT 'trigger ' || t.tgname, concat_ws(' ', c.relname, t.tgtype, t.tgenabled, f.proname)
+SELECT 'trigger ' || t.tgname, concat_ws(' ', c.relname, t.tgtype, t.tgenabled, f.proname,
+  substring(pg_get_triggerdef(t.oid) FROM ' WHEN (.*) EXECUTE FUNCTION '))
 FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS f ON f.oid = t.tgfoid
-WHERE c.relnamespace = {oid} AND c.relname IN ({tables}) AND NOT t.tgisinternal
+WHERE c.relnamespace = {oid} AND c.relname IN ({relations}) AND NOT t.tgisinternal
 UNION ALL
 SELECT 'unique index ' || c.relname, (i.indisunique AND i.indisvalid)::text
 FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
@@ -92,8 +94,12 @@ def check(schema: str | None) -> Steps[int]:
     expect(found, migrations.latest("postgres"))
     script = _script()
     functions = [name for name, _, _ in _FUNCTION.findall(script)]
+    tables = _TABLE.findall(script)
     asked = _ACTUAL.format(
-        oid=_oid(schema), functions=_list(functions), tables=_list(_TABLE.findall(script))
+        oid=_oid(schema),
+        functions=_list(functions),
+        tables=_list(tables),
+        relations=_list(tables + _VIEW.findall(script)),
     )
     rows = yield from _rows(asked)
     actual, expected = {str(name): str(text) for name, text in rows}, _expected(schema)
@@ -146,10 +152,12 @@ def _expected(schema: str | None) -> dict[str, str]:
         settings = [f"{setting}={value}" for setting, value in _SETTING.findall(head)]
         here = body.replace('"schema"', quoted(schema))
         expected[f"function {name}"] = " ".join([definer, *settings, here])
-    for name, events, table, each, function in _TRIGGER.findall(script):
-        kind = _BEFORE + sum(_EVENTS[event] for event in events.split(" OR "))
+    for name, moment, events, table, each, when, function in _TRIGGER.findall(script):
+        kind = _TIMES[moment] + sum(_EVENTS[event] for event in events.split(" OR "))
         kind += _ROW if each == "ROW" else 0
         expected[f"trigger {name}"] = f"{table} {kind} O {function}"
+        if when:  # as Postgres spells it
+            expected[f"trigger {name}"] += f" (({when.replace('NEW', 'new')}))"
     indexes = _UNIQUE.findall(script) + [f"{table}_pkey" for table in _TABLE.findall(script)]
     return expected | {f"unique index {name}": "true" for name in indexes}
 

@@ -28,7 +28,7 @@ from freetier._psycopg import AsyncConnection as Connection
 from freetier.errors import ConfigError, FreeTierError
 
 Rows = Sequence[Sequence[Any]]
-Arguments = Sequence[int | str | None]
+Arguments = Sequence[Any]
 
 
 class Connections(Protocol):

@@ -26,7 +26,7 @@ from freetier._psycopg import (
 from freetier.errors import FreeTierError
 
 Rows = Sequence[Sequence[Any]]
-Arguments = Sequence[int | str | None]
+Arguments = Sequence[Any]
 
 
 class Connections(Protocol):

@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 from attrs import frozen
 
 from freetier import _rows
+from freetier import _sql_parts as parts
 from freetier.journal import once
 from freetier.repository import PAGE, SWEEP_LIMIT, Books, Deposit, Draw, Ending, View
 from freetier.values import Decision, Entry, Grant, Kind, PoolStatus, Request, to_us
@@ -27,50 +28,14 @@ Params = Mapping[str, int | str | None]
 POOL: Final = "main"
 """The pool's name in every table; one pool for now."""
 
-ENTRY_COLUMNS: Final = """
-  seq, kind, key, at_us, identity, tier, day, price_sats, absorb_sats, charge_sats, paid_sats,
-  refund_sats, overrun_sats, uncovered_sats, budget_sats, tier_ceiling_sats, release_sats,
-  floor_sats, pool_share_bp, bound_by, rooms, resets_at_us, expires_at_us, credit_share_bp,
-  credit_carry, sponsor, note, balance_change, reserved_change, used_change, balance_sats,
-  reserved_sats"""
-
-# The pool with the store's time: the later of the clock and the last entry. There is one such row;
-# the LIMIT has the time worked out once, where it would else be copied to wherever it is used.
-_POOL_NOW: Final = """(
-  SELECT pool.*, CASE WHEN :now_us > at_us THEN :now_us ELSE at_us END AS now_us
-  FROM freetier_pool AS pool WHERE pool = :pool LIMIT 1
-) AS p"""
-
-# A total for each kind of entry, in the order of `Kind`.
-_TOTALS: Final = """
-  seed_sats, credit_sats, donation_sats, adjustment_sats, reserve_sats, grant_sats, settle_sats,
-  release_sats, expire_sats, late_sats"""
-
-# What rows tell of a grant: its draw (g); its ending (e) and late settlement (l).
-_DRAW_COLUMNS: Final = """
-  g.kind, g.key, g.identity, g.tier, g.price_sats, g.absorb_sats, g.charge_sats, g.bound_by,
-  g.rooms, g.resets_at_us, g.at_us, g.expires_at_us"""
-_ENDING_COLUMNS: Final = """
-  e.kind, e.absorb_sats, e.charge_sats, e.refund_sats, e.overrun_sats,
-  l.kind, l.absorb_sats, l.charge_sats, l.refund_sats, l.overrun_sats, l.uncovered_sats"""
-
-# What was used today, by scope and name. A subquery each, not a join: where nothing is prepared,
-# planning costs more than reading, and it grows with every table that is joined.
-_USED: Final = """coalesce((SELECT u.used_sats FROM freetier_usage AS u WHERE u.pool = p.pool
-    AND u.day = p.now_us / 86400000000 AND u.scope = {scope} AND u.name = {name}), 0)"""
-
 LOOK: Final = f"""
-SELECT p.now_us, p.balance_sats, p.reserved_sats,
-  (SELECT CAST(coalesce(sum(o.absorb_sats), 0) AS BIGINT) FROM freetier_open AS o
-    WHERE o.pool = p.pool AND o.expires_at_us <= p.now_us),
-  (SELECT count(*) FROM freetier_open AS o
-    WHERE o.pool = p.pool AND o.expires_at_us <= p.now_us),
-  {_USED.format(scope="'identity'", name="CAST(:identity AS TEXT)")},
-  {_USED.format(scope="'tier'", name="CAST(:tier AS TEXT)")},
-  {_USED.format(scope="'pool'", name="''")},
+SELECT p.now_us, p.balance_sats, p.reserved_sats, {parts.DUE_SATS}, {parts.DUE},
+  {parts.USED.format(scope="'identity'", name="CAST(:identity AS TEXT)")},
+  {parts.USED.format(scope="'tier'", name="CAST(:tier AS TEXT)")},
+  {parts.USED.format(scope="'pool'", name="''")},
   n.key, n.identity, n.tier, n.price_sats, n.bound_by, n.rooms, n.resets_at_us, n.at_us,
-  {_DRAW_COLUMNS}, {_ENDING_COLUMNS}
-FROM {_POOL_NOW}
+  {parts.DRAW_COLUMNS}, {parts.ENDING_COLUMNS}
+FROM {parts.POOL_NOW}
 LEFT JOIN freetier_gate AS n ON n.pool = p.pool AND n.key = :key
 LEFT JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = :key AND g.once = 'draw'
 LEFT JOIN freetier_journal AS e ON e.pool = g.pool AND e.key = g.key AND e.once = 'ending'
@@ -93,7 +58,7 @@ SELECT p.pool, p.seq + 1, :kind, :key, p.now_us, :identity, :tier, CAST(:day AS 
   CAST(:expires_at_us AS BIGINT),
   -CAST(:paid_now AS BIGINT), CAST(:held AS BIGINT), CAST(:absorb_sats AS BIGINT),
   p.balance_sats - CAST(:paid_now AS BIGINT), p.reserved_sats + CAST(:held AS BIGINT)
-FROM {_POOL_NOW} WHERE TRUE
+FROM {parts.POOL_NOW} WHERE TRUE
 RETURNING seq, at_us, balance_sats, reserved_sats
 """
 
@@ -111,11 +76,11 @@ SELECT p.pool, p.seq + 1, :kind, g.key, p.now_us, g.identity, g.tier, g.day, g.p
   CAST(:frees_allowance AS BIGINT) * (CAST(:absorb_sats AS BIGINT) - g.absorb_sats),
   p.balance_sats - CAST(:absorb_sats AS BIGINT),
   p.reserved_sats - CAST(:ends_hold AS BIGINT) * g.absorb_sats
-FROM {_POOL_NOW}
+FROM {parts.POOL_NOW}
 JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = :key AND g.once = 'draw'
   AND g.kind = 'reserve'
 WHERE TRUE
-RETURNING{ENTRY_COLUMNS}
+RETURNING{parts.ENTRY_COLUMNS}
 """
 
 # The grants that are due, oldest first, as one run of entries.
@@ -126,9 +91,9 @@ INSERT INTO freetier_journal (
 SELECT p.pool, p.seq + row_number() OVER due, 'expire', g.key, p.now_us, g.identity, g.tier, g.day,
   g.price_sats, 0, 0, -g.absorb_sats, 0,
   p.balance_sats, p.reserved_sats - CAST(sum(g.absorb_sats) OVER due AS BIGINT)
-FROM {_POOL_NOW}
+FROM {parts.POOL_NOW}
 JOIN (SELECT pool, key, expires_at_us FROM freetier_open
-      WHERE pool = :pool AND expires_at_us <= (SELECT now_us FROM {_POOL_NOW})
+      WHERE pool = :pool AND expires_at_us <= (SELECT now_us FROM {parts.POOL_NOW})
       ORDER BY expires_at_us, key LIMIT :limit) AS o ON o.pool = p.pool
 JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = o.key AND g.once = 'draw'
 WHERE TRUE
@@ -144,8 +109,8 @@ INSERT INTO freetier_journal (
   balance_change, reserved_change, used_change, balance_sats, reserved_sats)
 SELECT p.pool, p.seq + 1, :kind, :key, p.now_us, CAST(:sponsor AS TEXT), CAST(:note AS TEXT),
   CAST(:sats AS BIGINT), 0, 0, p.balance_sats + CAST(:sats AS BIGINT), p.reserved_sats
-FROM {_POOL_NOW} WHERE TRUE
-RETURNING{ENTRY_COLUMNS}
+FROM {parts.POOL_NOW} WHERE TRUE
+RETURNING{parts.ENTRY_COLUMNS}
 """
 
 # A share of a paid invoice. The remainder below a sat is carried to the next credit; paid x share
@@ -160,9 +125,9 @@ SELECT p.pool, p.seq + 1, 'credit', :key, p.now_us, p.paid, p.share, p.rest % 10
 FROM (
   SELECT p.*, CAST(:paid_sats AS BIGINT) AS paid, CAST(:credit_share_bp AS BIGINT) AS share,
     CAST(:paid_sats AS BIGINT) % 10000 * CAST(:credit_share_bp AS BIGINT) + p.credit_carry AS rest
-  FROM {_POOL_NOW}
+  FROM {parts.POOL_NOW}
 ) AS p WHERE TRUE
-RETURNING{ENTRY_COLUMNS}
+RETURNING{parts.ENTRY_COLUMNS}
 """
 
 # A gate moves no sats: a note outside the journal. The guard refuses it for a request that was
@@ -180,36 +145,34 @@ RETURNING key
 
 # The first, should somebody have taken the index away that keeps it the only one.
 FIND: Final = f"""
-SELECT{ENTRY_COLUMNS}
+SELECT{parts.ENTRY_COLUMNS}
 FROM freetier_journal
 WHERE pool = :pool AND key = :key AND once = :once AND kind = :kind
 ORDER BY seq LIMIT 1
 """
 
 ENTRIES: Final = f"""
-SELECT{ENTRY_COLUMNS}
+SELECT{parts.ENTRY_COLUMNS}
 FROM freetier_journal WHERE pool = :pool AND seq > :after
 ORDER BY seq LIMIT :limit
 """
 
 STATUS: Final = f"""
-SELECT p.now_us, p.balance_sats, p.reserved_sats,
-  (SELECT CAST(coalesce(sum(o.absorb_sats), 0) AS BIGINT) FROM freetier_open AS o
-    WHERE o.pool = p.pool AND o.expires_at_us <= p.now_us),
+SELECT p.now_us, p.balance_sats, p.reserved_sats, {parts.DUE_SATS},
   (SELECT count(*) FROM freetier_open AS o
     WHERE o.pool = p.pool AND o.expires_at_us > p.now_us),
-  {_USED.format(scope="'pool'", name="''")},
+  {parts.USED.format(scope="'pool'", name="''")},
   (SELECT count(*) FROM freetier_gate AS n
     WHERE n.pool = p.pool AND n.day = p.now_us / 86400000000),
   (SELECT CAST(coalesce(sum(n.price_sats), 0) AS BIGINT) FROM freetier_gate AS n
     WHERE n.pool = p.pool AND n.day = p.now_us / 86400000000),
-{_TOTALS}
-FROM {_POOL_NOW}
+{parts.TOTALS}
+FROM {parts.POOL_NOW}
 """
 
 OPEN_GRANTS: Final = f"""
-SELECT {_DRAW_COLUMNS}
-FROM {_POOL_NOW}
+SELECT {parts.DRAW_COLUMNS}
+FROM {parts.POOL_NOW}
 JOIN freetier_open AS o ON o.pool = p.pool AND o.expires_at_us > p.now_us
   AND (o.expires_at_us > :after_us OR (o.expires_at_us = :after_us AND o.key > :after_key))
 JOIN freetier_journal AS g ON g.pool = p.pool AND g.key = o.key AND g.once = 'draw'
@@ -221,7 +184,7 @@ _NO_TOTALS: Final = ", ".join("0" for _ in Kind)
 # The derived tables in one statement, so that they are of one instant.
 BOOKS: Final = f"""
 SELECT 'pool' AS part, seq, balance_sats, reserved_sats, credit_carry, NULL AS name, at_us,
-{_TOTALS}
+{parts.TOTALS}
 FROM freetier_pool WHERE pool = :pool
 UNION ALL
 SELECT scope, day, used_sats, 0, 0, name, 0, {_NO_TOTALS}

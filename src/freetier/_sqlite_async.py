@@ -37,7 +37,7 @@ class Worker(Generic[Store]):
     def __init__(
         self,
         open_store: Callable[[], Store],
-        attempt: Callable[[Store, Sequence[Call[Any]]], None],
+        attempt: Callable[[Store, Sequence[Call[Operation[Any]]]], None],
     ) -> None:
         self._open_store = open_store
         self._attempt = attempt
@@ -45,7 +45,7 @@ class Worker(Generic[Store]):
         self._store: Store | None = None
         self._closed = False
         self._fork = ForkGuard()
-        self._waiting: deque[tuple[Call[Any], asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[Call[Operation[Any]], asyncio.Future[None]]] = deque()
         self._at_work = False
         self._door = threading.Lock()
 
@@ -68,7 +68,8 @@ class Worker(Generic[Store]):
         if sets_to_work:
             self._thread.submit(self._work, store, loop)
         await answered
-        return call.answer()
+        given: T = call.answer()
+        return given
 
     async def close(self) -> None:
         if self._closed or self._fork.forked():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from freetier import _sqlite_schema
@@ -15,9 +16,10 @@ from freetier._sql import Query
 from freetier._sqlite_errors import translated
 from freetier._sqlite_own import Own
 from freetier.errors import FreeTierError
-from freetier.steps import Operation
+from freetier.steps import Operation, perform
 
 T = TypeVar("T")
+Wanted = Call[Operation[Any]]
 
 
 class Together:
@@ -29,14 +31,15 @@ class Together:
     def __init__(self, own: Own, alone: BlockingRepository) -> None:
         self._own = own
         self._alone = alone
-        self._gathering = Gathering(alone, self._do)
+        self._gathering = Gathering(partial(_performed, alone), self._do)
 
     def perform(self, operation: Operation[T]) -> T:
         """What a thread's operation gives, done together with those of other threads."""
         self._own.check()  # in a child of a fork, who leads is not there
-        return self._gathering.perform(operation)
+        given: T = self._gathering.do(operation)
+        return given
 
-    def attempt(self, calls: Sequence[Call[Any]]) -> None:
+    def attempt(self, calls: Sequence[Wanted]) -> None:
         """Make an attempt at each call, in order, all together where there are several."""
         left = deque(calls)
         while left:
@@ -44,9 +47,9 @@ class Together:
             if left:
                 self._do(first, lambda: _emptied(left))
             else:
-                first.attempt(self._alone)
+                first.attempt(partial(_performed, self._alone))
 
-    def _do(self, first: Call[Any], others: Others) -> None:
+    def _do(self, first: Wanted, others: Others[Operation[Any]]) -> None:
         """Do `first`, and the others that are there once the file's lock is had.
 
         If it is not to be had in time, `first` is refused, and no other. A statement that fails is
@@ -63,17 +66,17 @@ class Together:
             calls.extend(others())
             inside = _Inside(connection, self._own.path)
             for call in calls:
-                call.attempt(inside)
+                call.attempt(partial(_performed, inside))
             connection.execute("COMMIT")  # fails, too, where a failure has undone the whole
 
         try:
             self._own.patiently(work, writes=True, since=first.since)
         except FreeTierError as error:
             if not locked:
-                first.attempt(_Refusing(error))
+                first.attempt(partial(_performed, _Refusing(error)))
                 return
             for call in calls:
-                call.attempt(self._alone)
+                call.attempt(partial(_performed, self._alone))
 
 
 class _Inside(BlockingRepository):
@@ -107,7 +110,11 @@ class _Refusing(BlockingRepository):
         """Nothing was opened."""
 
 
-def _emptied(calls: deque[Call[Any]]) -> list[Call[Any]]:
+def _performed(store: BlockingRepository, operation: Operation[T]) -> T:
+    return perform(operation.begin(), store)
+
+
+def _emptied(calls: deque[Wanted]) -> list[Wanted]:
     taken = list(calls)
     calls.clear()
     return taken

@@ -27,7 +27,8 @@ from freetier._postgres_own import (
     session,
     unreadable,
 )
-from freetier._postgres_text import check_encoding, numbered, quoted
+from freetier._postgres_text import check_encoding, quoted
+from freetier._postgres_together import TasksTogether, single
 from freetier._sql import Query
 from freetier.errors import ConfigError, FreeTierError, StoreUnavailable
 from freetier.steps import perform_async
@@ -72,6 +73,7 @@ class AsyncpgRepository(AwaitingRepository):
         self._migrate = partial(migrate_async, schema=schema, timeout_s=timeout_s)
         self._schema = quoted(schema)
         self._connections: _Connections
+        self._together: TasksTogether | None = None
         if isinstance(database, asyncpg.Connection):
             self._connections = _Hosts(database)
             return
@@ -81,6 +83,7 @@ class AsyncpgRepository(AwaitingRepository):
             checked_count(connections),
             through_pooler=through_pooler,
         )
+        self._together = TasksTogether(self._connections.fetch, self._schema)
 
     async def open(self) -> Self:
         """Connect and migrate; nothing on a host's connection. Raises as the class says."""
@@ -89,9 +92,10 @@ class AsyncpgRepository(AwaitingRepository):
 
     async def run(self, query: Query[T]) -> T:
         """Run one statement, atomic by itself, and read its rows."""
-        text, names = numbered(query.text, self._schema)
-        arguments = [query.params[name] for name in names]
-        return query.parse(await self._connections.fetch(text, arguments, writes=query.writes))
+        if self._together is not None:
+            return query.parse(await self._together.fetch(query))
+        statement = single(query, self._schema)
+        return query.parse(await self._connections.fetch(*statement, writes=query.writes))
 
     async def close(self) -> None:
         """Close the library's own connections; a host's stays open."""

@@ -26,7 +26,8 @@ from freetier._postgres_own import (
     checked_timeout,
     checked_url,
 )
-from freetier._postgres_text import numbered, quoted
+from freetier._postgres_text import quoted
+from freetier._postgres_together import TasksTogether, ThreadsTogether, single
 from freetier._psycopg import (
     AsyncConnection,
     Connection,
@@ -48,7 +49,8 @@ class PostgresRepository(BlockingRepository):
     """A ledger in Postgres, by URL or on a host's own `psycopg.Connection`.
 
     A URL: the schema is made and migrated if need be, and this object may be used by any thread;
-    it opens up to `connections` connections. `through_pooler` says that the URL is that of a
+    it opens up to `connections` connections. What threads ask for while the same is under way for
+    another is asked for in one statement. `through_pooler` says that the URL is that of a
     pooler in transaction mode: then nothing is prepared, and nothing set on a session.
 
     A connection: it must have the schema (`freetier.migrations`). Its transaction and settings
@@ -71,6 +73,7 @@ class PostgresRepository(BlockingRepository):
     ) -> None:
         self._schema = quoted(schema)
         self._connections: _psycopg_blocking.Connections
+        self._together: ThreadsTogether | None = None
         if isinstance(database, psycopg.Connection):
             self._connections = _psycopg_blocking.Hosts(database)
             return
@@ -94,12 +97,14 @@ class PostgresRepository(BlockingRepository):
             raise not_let_in(error) from error
         pool.open()
         self._connections = _psycopg_blocking.Own(pool, timeout_s)
+        self._together = ThreadsTogether(self._connections.fetch, self._schema)
 
     def run(self, query: Query[T]) -> T:
         """Run one statement, atomic by itself, and read its rows."""
-        text, names = numbered(query.text, self._schema)
-        arguments = [query.params[name] for name in names]
-        return query.parse(self._connections.fetch(text, arguments, writes=query.writes))
+        if self._together is not None:
+            return query.parse(self._together.fetch(query))
+        statement = single(query, self._schema)
+        return query.parse(self._connections.fetch(*statement, writes=query.writes))
 
     def close(self) -> None:
         """Close the library's own connections; a host's stays open."""
@@ -124,6 +129,7 @@ class AsyncPostgresRepository(AwaitingRepository):
         self._migrate = partial(migrate_async, schema=schema, timeout_s=timeout_s)
         self._schema = quoted(schema)
         self._connections: _psycopg_async.Connections
+        self._together: TasksTogether | None = None
         if isinstance(database, psycopg.AsyncConnection):
             self._connections = _psycopg_async.Hosts(database)
             return
@@ -131,6 +137,7 @@ class AsyncPostgresRepository(AwaitingRepository):
         check_readable(url)
         ready = Ready(checked_timeout(timeout_s), through_pooler=through_pooler)
         self._connections = _psycopg_async.Own(url, ready, checked_count(connections))
+        self._together = TasksTogether(self._connections.fetch, self._schema)
 
     async def open(self) -> Self:
         """Connect and migrate; nothing on a host's connection. Raises as the class says."""
@@ -139,9 +146,10 @@ class AsyncPostgresRepository(AwaitingRepository):
 
     async def run(self, query: Query[T]) -> T:
         """Run one statement, atomic by itself, and read its rows."""
-        text, names = numbered(query.text, self._schema)
-        arguments = [query.params[name] for name in names]
-        return query.parse(await self._connections.fetch(text, arguments, writes=query.writes))
+        if self._together is not None:
+            return query.parse(await self._together.fetch(query))
+        statement = single(query, self._schema)
+        return query.parse(await self._connections.fetch(*statement, writes=query.writes))
 
     async def close(self) -> None:
         """Close the library's own connections; a host's stays open."""

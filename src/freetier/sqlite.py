@@ -147,13 +147,13 @@ class AsyncSQLiteRepository(AwaitingRepository):
             await self._worker.close()
 
 
-def _attempt(store: SQLiteRepository, calls: Sequence[Call[Any]]) -> None:
+def _attempt(store: SQLiteRepository, calls: Sequence[Call[Operation[Any]]]) -> None:
     """Do what several tasks asked for: what writes together, then what reads."""
     if store._together is not None:
-        store._together.attempt([call for call in calls if call.operation.writes])
-        calls = [call for call in calls if not call.operation.writes]
+        store._together.attempt([call for call in calls if call.wanted.writes])
+        calls = [call for call in calls if not call.wanted.writes]
     for call in calls:
-        call.attempt(store)
+        call.attempt(lambda operation: perform(operation.begin(), store))
 
 
 def migrate(connection: sqlite3.Connection, schema: str | None = None) -> int:

@@ -374,6 +374,284 @@ BEGIN
 END
 $$;
 
+-- Many callers' draws as one row, in order of arrival: an array for each figure, and the answers as
+-- arrays of the same order, NULL where a draw was refused. Nothing is kept here; the guard of sets
+-- writes the entries. To draw so takes the right to insert here, and to read what is answered.
+CREATE VIEW {schema}.freetier_draws AS SELECT
+  CAST(NULL AS TEXT) AS pool,
+  CAST(NULL AS BIGINT) AS at_us,
+  CAST(NULL AS TEXT[]) AS kinds,
+  CAST(NULL AS TEXT[]) AS keys,
+  CAST(NULL AS TEXT[]) AS identities,
+  CAST(NULL AS TEXT[]) AS tiers,
+  CAST(NULL AS BIGINT[]) AS days,
+  CAST(NULL AS BIGINT[]) AS prices_sats,
+  CAST(NULL AS BIGINT[]) AS absorbs_sats,
+  CAST(NULL AS BIGINT[]) AS charges_sats,
+  CAST(NULL AS BIGINT[]) AS budgets_sats,
+  CAST(NULL AS BIGINT[]) AS tier_ceilings_sats,
+  CAST(NULL AS BIGINT[]) AS releases_sats,
+  CAST(NULL AS BIGINT[]) AS floors_sats,
+  CAST(NULL AS BIGINT[]) AS pool_shares_bp,
+  CAST(NULL AS TEXT[]) AS bounds_by,
+  CAST(NULL AS TEXT[]) AS rooms,
+  CAST(NULL AS BIGINT[]) AS resets_at_us,
+  CAST(NULL AS BIGINT[]) AS expires_at_us,
+  CAST(NULL AS BIGINT[]) AS seqs,
+  CAST(NULL AS BIGINT[]) AS balances_sats,
+  CAST(NULL AS BIGINT[]) AS reserved_sats
+WHERE FALSE;
+
+-- The guard of sets: to each draw exactly the answer that it would get from the journal's guard
+-- after those before it. It takes the same locks in the same order, reads what all of them need at once,
+-- goes through them one by one in memory, and writes what was accepted as sets.
+--
+-- A draw that could never be right fails them all: each by itself, it would fail alone.
+--
+-- Plans are made once and kept: one for each batch would cost more than all else. So no table is
+-- joined, and each look-up is a subquery for one value, which finds its row by key in any plan.
+CREATE FUNCTION {schema}.freetier_draws_guard() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
+SET freetier.writer = 'set'
+AS $$
+DECLARE
+  p           {schema}.freetier_pool;
+  draw        RECORD;
+  is_right    BOOLEAN;
+  size        INT;
+  today       BIGINT;
+  last        BIGINT;
+  available   BIGINT;
+  held        BIGINT := 0;
+  paid        BIGINT := 0;
+  by_identity BIGINT[];
+  by_tier     BIGINT[];
+  by_all      BIGINT;
+  drawn       BOOLEAN[];
+  seqs        BIGINT[];
+  balances    BIGINT[];
+  reserved    BIGINT[];
+BEGIN
+  IF TG_RELID <> CAST($table${schema}.freetier_draws$table$ AS regclass) THEN
+    RAISE insufficient_privilege USING MESSAGE = 'freetier: this guard is of its own table';
+  END IF;
+  -- 1. Each right in itself, as the journal's guard says of a draw.
+  SELECT count(*), bool_and((
+    d.kind IN ('reserve', 'grant') AND length(d.key) BETWEEN 1 AND 256
+    AND d.absorb_sats > 0 AND d.charge_sats >= 0
+    AND d.absorb_sats + d.charge_sats = d.price_sats
+    AND d.price_sats <= 2100000000000000
+    AND length(d.identity) BETWEEN 1 AND 256 AND length(d.tier) BETWEEN 1 AND 256
+    AND d.day IS NOT NULL AND d.budget_sats IS NOT NULL AND d.floor_sats >= 0
+    AND coalesce(d.pool_share_bp, 0) BETWEEN 0 AND 10000
+    AND left(d.rooms, 1) = '{' AND right(d.rooms, 1) = '}'
+    AND coalesce(d.resets_at_us, 0) BETWEEN 0 AND 253402300799999999
+    AND coalesce(d.expires_at_us, 0) BETWEEN 0 AND 253402300799999999
+    AND (d.kind = 'reserve') = (d.expires_at_us IS NOT NULL)) IS TRUE)
+  INTO size, is_right
+  FROM unnest(
+    NEW.kinds, NEW.keys, NEW.identities, NEW.tiers, NEW.days, NEW.prices_sats, NEW.absorbs_sats,
+    NEW.charges_sats, NEW.budgets_sats, NEW.floors_sats, NEW.pool_shares_bp, NEW.rooms,
+    NEW.resets_at_us, NEW.expires_at_us
+  ) AS d (
+    kind, key, identity, tier, day, price_sats, absorb_sats, charge_sats, budget_sats, floor_sats,
+    pool_share_bp, rooms, resets_at_us, expires_at_us);
+  IF (is_right AND NEW.at_us BETWEEN 0 AND 221845391999999999) IS NOT TRUE
+    OR cardinality(NEW.bounds_by) > size OR cardinality(NEW.tier_ceilings_sats) > size
+    OR cardinality(NEW.releases_sats) > size
+  THEN
+    RAISE check_violation USING MESSAGE = 'freetier: a draw has no such figures';
+  END IF;
+  -- 2. Next in line, not back in time, meeting the totals before it.
+  seqs := array_fill(CAST(NULL AS BIGINT), ARRAY[size]);
+  NEW.seqs := seqs;
+  NEW.balances_sats := seqs;
+  NEW.reserved_sats := seqs;
+  SELECT * INTO p FROM {schema}.freetier_pool AS l WHERE l.pool = NEW.pool FOR UPDATE;
+  IF NOT FOUND THEN
+    RETURN NEW;
+  END IF;
+  IF NEW.at_us < p.at_us THEN
+    NEW.at_us := p.at_us;
+  END IF;
+  IF NEW.at_us > p.at_us
+    AND NEW.at_us > extract(epoch FROM clock_timestamp()) * 1000000 + 60000000
+    AND NOT pg_has_role(session_user, current_user, 'USAGE')
+  THEN
+    RAISE check_violation USING MESSAGE = 'freetier: an entry of the future';
+  END IF;
+  today := NEW.at_us / 86400000000;
+  -- 3. Once, and within what it is bound by. What a batch holds of one identity, tier or key, it has
+  -- at the place of the first of them.
+  PERFORM pg_advisory_xact_lock(
+    hashtextextended(TG_TABLE_SCHEMA || ' ' || NEW.pool || ' ' || d.key, 0))
+  FROM unnest(NEW.keys) AS d (key);
+  by_all := coalesce((SELECT u.used_sats FROM {schema}.freetier_usage AS u
+    WHERE u.pool = NEW.pool AND u.day = today AND u.scope = 'pool' AND u.name = ''), 0);
+  balances := seqs;
+  reserved := seqs;
+  by_identity := seqs;
+  by_tier := seqs;
+  drawn := array_fill(FALSE, ARRAY[size]);
+  available := p.balance_sats - p.reserved_sats;
+  last := p.seq;
+  FOR draw IN
+    SELECT d.n, d.absorb_sats, d.budget_sats, d.tier_ceiling_sats, d.release_sats, d.floor_sats,
+      d.pool_share_bp, d.is_held, d.same_key, d.same_identity, d.same_tier,
+      (d.day = today AND (d.expires_at_us > NEW.at_us) IS NOT FALSE
+        AND (SELECT j.seq FROM {schema}.freetier_journal AS j
+          WHERE j.pool = NEW.pool AND j.key = d.key AND j.once = 'draw') IS NULL
+        AND (SELECT n.key FROM {schema}.freetier_gate AS n
+          WHERE n.pool = NEW.pool AND n.key = d.key) IS NULL) AS is_new,
+      CASE WHEN d.same_identity = d.n THEN coalesce((
+        SELECT u.used_sats FROM {schema}.freetier_usage AS u WHERE u.pool = NEW.pool
+          AND u.day = today AND u.scope = 'identity' AND u.name = d.identity), 0) END
+        AS by_identity,
+      CASE WHEN d.same_tier = d.n THEN coalesce((
+        SELECT u.used_sats FROM {schema}.freetier_usage AS u WHERE u.pool = NEW.pool
+          AND u.day = today AND u.scope = 'tier' AND u.name = d.tier), 0) END
+        AS by_tier
+    FROM (
+      SELECT d.*, d.kind = 'reserve' AS is_held,
+        CAST(min(d.n) OVER (PARTITION BY d.key COLLATE "C") AS INT) AS same_key,
+        CAST(min(d.n) OVER (PARTITION BY d.identity COLLATE "C") AS INT) AS same_identity,
+        CAST(min(d.n) OVER (PARTITION BY d.tier COLLATE "C") AS INT) AS same_tier
+      FROM unnest(
+        NEW.kinds, NEW.keys, NEW.identities, NEW.tiers, NEW.days, NEW.absorbs_sats,
+        NEW.budgets_sats, NEW.tier_ceilings_sats, NEW.releases_sats, NEW.floors_sats,
+        NEW.pool_shares_bp, NEW.expires_at_us
+      ) WITH ORDINALITY AS d (
+        kind, key, identity, tier, day, absorb_sats, budget_sats, tier_ceiling_sats, release_sats,
+        floor_sats, pool_share_bp, expires_at_us, n)
+    ) AS d
+    ORDER BY d.n
+  LOOP
+    IF draw.by_identity IS NOT NULL THEN
+      by_identity[draw.n] := draw.by_identity;
+    END IF;
+    IF draw.by_tier IS NOT NULL THEN
+      by_tier[draw.n] := draw.by_tier;
+    END IF;
+    IF draw.is_new AND NOT drawn[draw.same_key]
+      AND available - draw.absorb_sats >= draw.floor_sats
+      AND (draw.absorb_sats > available / 10000 * draw.pool_share_bp
+        + mod(available, 10000) * draw.pool_share_bp / 10000) IS NOT TRUE
+      AND by_identity[draw.same_identity] + draw.absorb_sats <= draw.budget_sats
+      AND (by_tier[draw.same_tier] + draw.absorb_sats > draw.tier_ceiling_sats) IS NOT TRUE
+      AND (by_all + draw.absorb_sats > draw.release_sats) IS NOT TRUE
+    THEN
+      IF draw.is_held THEN
+        held := held + draw.absorb_sats;
+      ELSE
+        paid := paid + draw.absorb_sats;
+      END IF;
+      available := available - draw.absorb_sats;
+      drawn[draw.same_key] := TRUE;
+      by_identity[draw.same_identity] := by_identity[draw.same_identity] + draw.absorb_sats;
+      by_tier[draw.same_tier] := by_tier[draw.same_tier] + draw.absorb_sats;
+      by_all := by_all + draw.absorb_sats;
+      last := last + 1;
+      seqs[draw.n] := last;
+      balances[draw.n] := p.balance_sats - paid;
+      reserved[draw.n] := p.reserved_sats + held;
+    END IF;
+  END LOOP;
+  IF last = p.seq THEN
+    RETURN NEW;
+  END IF;
+  NEW.seqs := seqs;
+  NEW.balances_sats := balances;
+  NEW.reserved_sats := reserved;
+  -- 4. What follows from those accepted, the pool first.
+  p.balance_sats := p.balance_sats - paid;
+  p.reserved_sats := p.reserved_sats + held;
+  p.reserve_sats := p.reserve_sats + held;
+  p.grant_sats := p.grant_sats + paid;
+  IF p.balance_sats <> p.seed_sats + p.credit_sats + p.donation_sats + p.adjustment_sats
+    - p.grant_sats - p.settle_sats - p.late_sats
+  THEN
+    RAISE check_violation USING MESSAGE = 'freetier: the pool did not follow its journal';
+  END IF;
+  UPDATE {schema}.freetier_pool AS l SET
+    seq = last, at_us = NEW.at_us,
+    balance_sats = p.balance_sats, reserved_sats = p.reserved_sats,
+    reserve_sats = p.reserve_sats, grant_sats = p.grant_sats
+  WHERE l.pool = NEW.pool;
+  INSERT INTO {schema}.freetier_journal (
+    pool, seq, kind, key, at_us, identity, tier, day, price_sats, absorb_sats, charge_sats,
+    budget_sats, tier_ceiling_sats, release_sats, floor_sats, pool_share_bp,
+    bound_by, rooms, resets_at_us, expires_at_us,
+    balance_change, reserved_change, used_change, balance_sats, reserved_sats, once)
+  SELECT NEW.pool, d.seq, d.kind, d.key, NEW.at_us, d.identity, d.tier, today, d.price_sats,
+    d.absorb_sats, d.charge_sats, d.budget_sats, d.tier_ceiling_sats, d.release_sats,
+    d.floor_sats, d.pool_share_bp, d.bound_by, d.rooms, d.resets_at_us, d.expires_at_us,
+    CASE d.kind WHEN 'grant' THEN -d.absorb_sats ELSE 0 END,
+    CASE d.kind WHEN 'reserve' THEN d.absorb_sats ELSE 0 END,
+    d.absorb_sats, d.balance_sats, d.reserved_sats, 'draw'
+  FROM unnest(
+    NEW.kinds, NEW.keys, NEW.identities, NEW.tiers, NEW.prices_sats, NEW.absorbs_sats,
+    NEW.charges_sats, NEW.budgets_sats, NEW.tier_ceilings_sats, NEW.releases_sats,
+    NEW.floors_sats, NEW.pool_shares_bp, NEW.bounds_by, NEW.rooms, NEW.resets_at_us,
+    NEW.expires_at_us, NEW.seqs, NEW.balances_sats, NEW.reserved_sats
+  ) AS d (
+    kind, key, identity, tier, price_sats, absorb_sats, charge_sats, budget_sats,
+    tier_ceiling_sats, release_sats, floor_sats, pool_share_bp, bound_by, rooms, resets_at_us,
+    expires_at_us, seq, balance_sats, reserved_sats)
+  WHERE d.seq IS NOT NULL;
+  -- Another trigger that took an entry away left a gap.
+  GET DIAGNOSTICS size = ROW_COUNT;
+  IF p.seq + size <> last THEN
+    RAISE check_violation USING MESSAGE = 'freetier: the journal did not take its entries';
+  END IF;
+  INSERT INTO {schema}.freetier_usage AS u (pool, day, scope, name, used_sats)
+  SELECT NEW.pool, today,
+    CASE grouping(d.identity, d.tier) WHEN 1 THEN 'identity' WHEN 2 THEN 'tier' ELSE 'pool' END,
+    coalesce(d.identity, d.tier, ''), CAST(sum(d.absorb_sats) AS BIGINT)
+  FROM (
+    SELECT d.identity COLLATE "C" AS identity, d.tier COLLATE "C" AS tier, d.absorb_sats
+    FROM unnest(NEW.identities, NEW.tiers, NEW.absorbs_sats, NEW.seqs)
+      AS d (identity, tier, absorb_sats, seq)
+    WHERE d.seq IS NOT NULL
+  ) AS d
+  GROUP BY GROUPING SETS (d.identity, d.tier, ())
+  ON CONFLICT (pool, day, scope, name)
+  DO UPDATE SET used_sats = u.used_sats + excluded.used_sats;
+  IF held > 0 THEN
+    INSERT INTO {schema}.freetier_open (pool, expires_at_us, key, absorb_sats)
+    SELECT NEW.pool, d.expires_at_us, d.key, d.absorb_sats
+    FROM unnest(NEW.kinds, NEW.keys, NEW.absorbs_sats, NEW.expires_at_us, NEW.seqs)
+      AS d (kind, key, absorb_sats, expires_at_us, seq)
+    WHERE d.kind = 'reserve' AND d.seq IS NOT NULL;
+  END IF;
+  RETURN NEW;
+END
+$$;
+
+-- What the guard of sets has looked at need not meet the journal's guard as well. It says so by a
+-- setting and by filling in `once`, as anybody may; the proof is that the pool has counted the entry
+-- already. Of every other entry that was counted there is a row with its seq, which the primary key
+-- refuses to have twice. So whoever says so of an entry of their own gets an error for it at most.
+-- STABLE: it sees the pool as of the statement's start, not as an earlier entry of it left the pool.
+CREATE FUNCTION {schema}.freetier_journal_counted() RETURNS trigger
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+  -- A search_path of its own would cost each entry more than it is worth; so all is named in full.
+  IF (pg_catalog.current_setting('freetier.writer', true) OPERATOR(pg_catalog.=) 'set'
+    AND NEW.seq OPERATOR(pg_catalog.>) 0
+    AND NEW.seq OPERATOR(pg_catalog.<=) (
+      SELECT p.seq FROM {schema}.freetier_pool AS p
+      WHERE p.pool OPERATOR(pg_catalog.=) NEW.pool)) IS NOT TRUE
+  THEN
+    NEW.once := NULL;
+  END IF;
+  RETURN NEW;
+END
+$$;
+
 -- One answer a request: a gate is noted once, never for a request that was drawn for, and stands.
 CREATE FUNCTION {schema}.freetier_gate_guard() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
@@ -400,11 +678,20 @@ END
 $$;
 
 -- Nobody needs to call the guards, or to hang them anywhere.
-REVOKE ALL ON FUNCTION {schema}.freetier_journal_guard(), {schema}.freetier_gate_guard()
+REVOKE ALL ON FUNCTION {schema}.freetier_journal_guard(), {schema}.freetier_gate_guard(),
+  {schema}.freetier_draws_guard()
 FROM PUBLIC;
 
+-- Run in the order of their names. What comes without `once`, as all comes but from the guard of
+-- sets, costs no call more. Postgres reads conditions anew for each statement: so these are short.
+CREATE TRIGGER freetier_journal_counted BEFORE INSERT ON {schema}.freetier_journal
+FOR EACH ROW WHEN (NEW.once IS NOT NULL) EXECUTE FUNCTION {schema}.freetier_journal_counted();
+
 CREATE TRIGGER freetier_journal_guard BEFORE INSERT ON {schema}.freetier_journal
-FOR EACH ROW EXECUTE FUNCTION {schema}.freetier_journal_guard();
+FOR EACH ROW WHEN (NEW.once IS NULL) EXECUTE FUNCTION {schema}.freetier_journal_guard();
+
+CREATE TRIGGER freetier_draws_guard INSTEAD OF INSERT ON {schema}.freetier_draws
+FOR EACH ROW EXECUTE FUNCTION {schema}.freetier_draws_guard();
 
 CREATE TRIGGER freetier_gate_guard BEFORE INSERT ON {schema}.freetier_gate
 FOR EACH ROW EXECUTE FUNCTION {schema}.freetier_gate_guard();
@@ -426,8 +713,8 @@ CREATE TRIGGER freetier_gate_stays BEFORE UPDATE OR TRUNCATE
 ON {schema}.freetier_gate FOR EACH STATEMENT
 EXECUTE FUNCTION {schema}.freetier_stays('a gate that was noted stands');
 
--- The tables that follow from the journal are written by its guard alone: in a trigger, and under
--- the setting that the guard makes for itself. That is against mistakes, in a host's own triggers
+-- The tables that follow from the journal are written by its guards alone: in a trigger, and under
+-- the setting that each guard makes for itself. That is against mistakes, in a host's own triggers
 -- too, of those who may write these tables; other roles have no right to.
 CREATE FUNCTION {schema}.freetier_follows() RETURNS trigger
 LANGUAGE plpgsql
@@ -435,7 +722,8 @@ AS $$
 BEGIN
   -- A search_path of its own would cost each entry more than it is worth; so all is named in full.
   IF pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.>) 1
-    AND pg_catalog.current_setting('freetier.writer', true) OPERATOR(pg_catalog.=) 'guard'
+    AND pg_catalog.current_setting('freetier.writer', true) OPERATOR(pg_catalog.=)
+      ANY ('{guard,set}')
   THEN
     RETURN NULL;
   END IF;

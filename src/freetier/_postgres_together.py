@@ -1,0 +1,129 @@
+"""Several callers' statements as one on Postgres: one trip, one wait for the pool, one flush."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
+from typing import Any, Protocol
+
+from freetier._fork import ForkGuard
+from freetier._gathering import Call, Gathering, Others
+from freetier._gathering_async import Answers, Tasks
+from freetier._postgres_text import numbered
+from freetier._sql import Query
+from freetier._sql_many import LANES, asked, lane, parted
+from freetier.errors import FreeTierError, OutcomeUnknown, StoreFull, StoreUnavailable
+
+Rows = Sequence[Sequence[Any]]
+Statement = tuple[str, Sequence[Any]]
+
+# What befalls the database befalls all; of anything else a single one may be the cause.
+_ALL_ALIKE = (StoreUnavailable, OutcomeUnknown, StoreFull)
+
+
+class Fetch(Protocol):
+    def __call__(self, text: str, arguments: Sequence[Any], *, writes: bool) -> Rows: ...
+
+
+class FetchAsync(Protocol):
+    def __call__(self, text: str, arguments: Sequence[Any], *, writes: bool) -> Awaitable[Rows]: ...
+
+
+def single(query: Query[Any], schema: str) -> Statement:
+    """The text and the arguments of a query asked by itself."""
+    text, names = numbered(query.text, schema)
+    return text, [query.params[name] for name in names]
+
+
+class ThreadsTogether:
+    """The queries of several threads, as if each were asked alone.
+
+    fetch: asks, on connections of the library's own.
+    """
+
+    def __init__(self, fetch: Fetch, schema: str) -> None:
+        self._fetch = fetch
+        self._schema = schema
+        self._lanes = {text: Gathering(self._alone, self._do) for text in LANES}
+        self._fork = ForkGuard()
+
+    def fetch(self, query: Query[Any]) -> Rows:
+        """The query's rows."""
+        self._fork.check()  # in a child, who leads is not there
+        text = lane(query)
+        rows: Rows = self._alone(query) if text is None else self._lanes[text].do(query)
+        return rows
+
+    def _alone(self, query: Query[Any]) -> Rows:
+        return self._fetch(*single(query, self._schema), writes=query.writes)
+
+    def _do(self, first: Call[Query[Any]], others: Others[Query[Any]]) -> None:
+        calls = [first, *others()]
+        queries = [call.wanted for call in calls]
+        try:
+            rows = self._fetch(*_several(queries, self._schema), writes=queries[0].writes)
+        except _ALL_ALIKE as error:
+            for call in calls:
+                call.attempt(_raising(error))
+        except FreeTierError:
+            for call in calls:
+                call.attempt(self._alone)
+        else:
+            for call, own in zip(calls, parted(queries, rows), strict=True):
+                call.attempt(_giving(own))
+
+
+class TasksTogether:
+    """`ThreadsTogether`, for the tasks of one event loop."""
+
+    def __init__(self, fetch: FetchAsync, schema: str) -> None:
+        self._fetch = fetch
+        self._schema = schema
+        self._lanes = {text: Tasks(self._alone, self._do) for text in LANES}
+        self._fork = ForkGuard()
+
+    async def fetch(self, query: Query[Any]) -> Rows:
+        """The query's rows."""
+        self._fork.check()
+        text = lane(query)
+        rows: Rows
+        if text is None:
+            rows = await self._alone(query)
+        else:
+            rows = await self._lanes[text].do(query)
+        return rows
+
+    async def _alone(self, query: Query[Any]) -> Rows:
+        return await self._fetch(*single(query, self._schema), writes=query.writes)
+
+    async def _do(self, queries: Sequence[Query[Any]]) -> Answers:
+        try:
+            rows = await self._fetch(*_several(queries, self._schema), writes=queries[0].writes)
+        except _ALL_ALIKE as error:
+            return [copy(error) for _ in queries]
+        except FreeTierError:
+            return [await self._outcome(query) for query in queries]
+        return parted(queries, rows)
+
+    async def _outcome(self, query: Query[Any]) -> Rows | FreeTierError:
+        try:
+            return await self._alone(query)
+        except FreeTierError as error:
+            return error
+
+
+def _several(queries: Sequence[Query[Any]], schema: str) -> Statement:
+    text, params = asked(queries)
+    text, names = numbered(text, schema)
+    return text, [params[name] for name in names]
+
+
+def _raising(error: Exception) -> Callable[[object], None]:
+    def fail(_: object) -> None:
+        raise copy(error)  # each thread's own: a traceback grows where it is raised
+
+    return fail
+
+
+def _giving(rows: Rows) -> Callable[[object], Rows]:
+    return lambda _: rows
