@@ -78,7 +78,9 @@ class EndsTwice(MemoryRepository):
     def end(self, ending: Ending) -> Entry | None:
         draw = self._entry.get(("draw", ending.request_id))
         if draw is not None and draw.kind is Kind.RESERVE and ending.kind is Kind.RELEASE:
-            self._open.setdefault(draw.key, draw)
+            self._entry.pop(("ending", draw.key), None)
+            if draw not in self._open:
+                self._open.append(draw)
         return super().end(ending)
 
 
@@ -88,6 +90,7 @@ class SettlesAfterExpiry(MemoryRepository):
         if draw is not None and ending.kind is Kind.SETTLE and draw.expires_at is not None:
             longer = evolve(draw, expires_at=draw.expires_at + timedelta(days=1))
             self._entry["draw", draw.key] = longer
+            self._open = [longer if each is draw else each for each in self._open]
         return super().end(ending)
 
 
@@ -108,7 +111,7 @@ class SettlingKeepsTheAllowance(MemoryRepository):
 class SettlesWhatItIsTold(MemoryRepository):
     def end(self, ending: Ending) -> Entry | None:
         draw = self._entry.get(("draw", ending.request_id))
-        if draw is not None and ending.kind is Kind.SETTLE and ending.request_id in self._open:
+        if draw in self._open and ending.kind is Kind.SETTLE:
             self._entry["draw", draw.key] = evolve(draw, absorb_sats=10**6)
         return super().end(ending)
 

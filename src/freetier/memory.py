@@ -7,9 +7,10 @@ tests. It keeps what it is told until the process ends.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from itertools import takewhile
 from typing import Any
 
 from freetier.journal import amount, once, settlement, state
@@ -50,7 +51,7 @@ class MemoryRepository(Repository):
         self._lock = threading.RLock()
         self._journal: list[Entry] = []
         self._entry: dict[tuple[str, str], Entry] = {}  # by (what there is one of, key)
-        self._open: dict[str, Entry] = {}  # the draws that hold sats
+        self._open: list[Entry] = []  # the draws that hold sats, the first to expire first
         self._gates: dict[str, Grant] = {}
         self._used: dict[tuple[date, str, str], int] = defaultdict(int)
         self._totals = dict.fromkeys(Kind, 0)
@@ -69,7 +70,7 @@ class MemoryRepository(Repository):
         """The pool, what `identity` and `tier` used today, and the grant that this id has."""
         with self._lock:
             at = self._time(now)
-            due = list(self._due(at))
+            due = self._due(at)
             day = utc_day(at)
             snapshot = Snapshot(
                 at=at,
@@ -162,7 +163,7 @@ class MemoryRepository(Repository):
                 short = absorbed > 0 and left < ending.floor_sats
                 if not expired or ("late", key) in self._entry or short:
                     return None
-            elif key not in self._open or (kind is Kind.EXPIRE) != (at >= draw.expires_at):
+            elif ("ending", key) in self._entry or (kind is Kind.EXPIRE) != (at >= draw.expires_at):
                 return None
             return self._append(
                 kind,
@@ -183,7 +184,7 @@ class MemoryRepository(Repository):
         """Expire at most `limit` of the grants that are due; how many it did."""
         with self._lock:
             at = self._time(now)
-            due = sorted(self._due(at), key=_expiry)[:limit]
+            due = self._due(at)[:limit]
             for draw in due:
                 self.end(Ending(Kind.EXPIRE, draw.key, at))
             return len(due)
@@ -220,7 +221,7 @@ class MemoryRepository(Repository):
         """The pool, in one cheap read; without `budgets`, which the policy knows."""
         with self._lock:
             at = self._time(now)
-            due = list(self._due(at))
+            due = self._due(at)
             gates = [g for g in self._gates.values() if utc_day(g.reserved_at) == utc_day(at)]
             return PoolStatus(
                 as_of=at,
@@ -238,9 +239,9 @@ class MemoryRepository(Repository):
         with self._lock:
             at = self._time(now)
             since = (after.expires_at or EPOCH, after.request_id) if after else (EPOCH, "")
-            draws = sorted(self._open.values(), key=_expiry)
-            held = [d for d in draws if _expiry(d)[0] > at and _expiry(d) > since]
-            return [grant for d in held[:PAGE] if (grant := self._grant(d.key, at))]
+            first = max(len(self._due(at)), bisect_right(self._open, since, key=_expiry))
+            held = self._open[first : first + PAGE]
+            return [grant for draw in held if (grant := self._grant(draw.key, at))]
 
     def entries(self, after: int = 0, limit: int = PAGE) -> list[Entry]:
         """A page of the journal, in order, from after seq `after` on."""
@@ -262,8 +263,8 @@ class MemoryRepository(Repository):
                     for (day, scope, name), sats in self._used.items()
                 },
                 open_grants={
-                    key: (to_us(draw.expires_at or EPOCH), draw.absorb_sats or 0)
-                    for key, draw in self._open.items()
+                    draw.key: (to_us(draw.expires_at or EPOCH), draw.absorb_sats or 0)
+                    for draw in self._open
                 },
             )
 
@@ -275,8 +276,8 @@ class MemoryRepository(Repository):
         at = (now or datetime.now(UTC)).astimezone(UTC)
         return max(at, self._journal[-1].at) if self._journal else at
 
-    def _due(self, at: datetime) -> Iterator[Entry]:
-        return (draw for draw in self._open.values() if _expiry(draw)[0] <= at)
+    def _due(self, at: datetime) -> list[Entry]:
+        return list(takewhile(lambda draw: _expiry(draw)[0] <= at, self._open))
 
     def _append(
         self,
@@ -300,9 +301,10 @@ class MemoryRepository(Repository):
         self._entry[once(kind), key] = entry
         match kind:
             case Kind.RESERVE:
-                self._open[key] = entry
+                insort(self._open, entry, key=_expiry)
             case Kind.SETTLE | Kind.RELEASE | Kind.EXPIRE:
-                del self._open[key]
+                drawn = self._entry["draw", key]
+                del self._open[bisect_left(self._open, _expiry(drawn), key=_expiry)]
             case Kind.CREDIT:
                 self._carry = entry.credit_carry or 0
         if used and entry.day is not None:
