@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from attrs import evolve
 
 from freetier._async_memory import AsyncMemoryRepository
-from freetier.memory import MemoryRepository
+from freetier.memory import MemoryRepository, _expiry
 from freetier.repository import PAGE, SWEEP_LIMIT, AsyncRepository, Deposit, Draw, Ending, View
 from freetier.steps import Operation
 from freetier.values import Decision, Entry, Kind, PoolStatus, Request, utc_day
@@ -90,7 +90,8 @@ class SettlesAfterExpiry(MemoryRepository):
         if draw is not None and ending.kind is Kind.SETTLE and draw.expires_at is not None:
             longer = evolve(draw, expires_at=draw.expires_at + timedelta(days=1))
             self._entry["draw", draw.key] = longer
-            self._open = [longer if each is draw else each for each in self._open]
+            longest = (longer if each is draw else each for each in self._open)
+            self._open = sorted(longest, key=_expiry)
         return super().end(ending)
 
 
