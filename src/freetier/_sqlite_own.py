@@ -6,8 +6,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
@@ -137,8 +137,12 @@ class Own:
                             f"{self.path}: a signal handler came into the middle of its own "
                             "thread's transaction; nothing was written"
                         )
-                    with _leaving_no_transaction(connection):
+                    try:
                         return work(connection)
+                    except BaseException:
+                        if connection.in_transaction:
+                            connection.rollback()
+                        raise
             except sqlite3.Error as error:
                 if self._closed and writes and not is_busy(error):
                     raise OutcomeUnknown(f"{self.path}: closed in the middle of a write") from error
@@ -206,13 +210,3 @@ class Own:
             self._all.add(connection)
             self._local.connection = connection
             return connection
-
-
-@contextmanager
-def _leaving_no_transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        if connection.in_transaction:
-            connection.rollback()
-        raise

@@ -71,7 +71,7 @@ def admit(
             yield from _swept(view, now)
             entry: Entry | None = yield _draw(policy, grant, request)
             if entry is not None:
-                return evolve(grant, reserved_at=entry.at)
+                return grant if entry.at == at else evolve(grant, reserved_at=entry.at)
         refusals += not view.due
     raise _contended(f"request {shown(request.request_id)}")
 
