@@ -103,8 +103,8 @@ def test_a_deadlock(
         crossing.result()
         other.commit()
         assert call.result().absorb_sats == 5
-        assert len(retried) == 1
-        assert "40P01" in retried[0]
+        assert retried  # once, or again where it is back before the other has the row
+        assert all("40P01" in error for error in retried)
         assert [entry.key for entry in ledger.journal(after=1)] == ["before", "job"]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
-from psycopg.adapt import AdaptersMap
+from psycopg.adapt import AdaptersMap, Dumper
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 from psycopg.types.numeric import Int8Dumper, IntLoader
@@ -86,6 +86,26 @@ class Ready:
         # By default each int is sent as the smallest type that holds it, and each mixture of
         # types is prepared as a statement of its own.
         connection.adapters.register_dumper(int, Int8Dumper)
+        connection.adapters.register_dumper(list, _ArrayDumper)
+
+
+class _ArrayDumper(Dumper):
+    """An array of whole numbers or of text, as Postgres writes it, for the server to type.
+
+    psycopg's own looks up how to send each item, and types an array by its largest number.
+    """
+
+    def dump(self, obj: list[int | str | None]) -> bytes:
+        return f"{{{','.join(map(_item, obj))}}}".encode()
+
+
+def _item(value: int | str | None) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, int):
+        return str(value)
+    text = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
 
 
 class OwnConnection(psycopg.Connection[Any]):

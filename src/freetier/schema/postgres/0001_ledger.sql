@@ -115,7 +115,9 @@ CREATE TABLE {schema}.freetier_journal (
   balance_sats      BIGINT NOT NULL,
   reserved_sats     BIGINT NOT NULL,
   once              TEXT COLLATE "C" NOT NULL,
-  PRIMARY KEY (pool, seq)
+  -- In this order, since of a table that it has no figures of, Postgres takes a pool for a small part:
+  -- by (pool, seq) it would look for a key among all entries, and keep that plan as they grow.
+  PRIMARY KEY (seq, pool)
 );
 
 CREATE UNIQUE INDEX freetier_journal_once ON {schema}.freetier_journal (pool, key, once);
