@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -10,8 +11,8 @@ from urllib.parse import quote
 
 from psycopg.conninfo import conninfo_to_dict
 
-WRITTEN = b"INSERT 0 1\0"
-"""What the server says when an entry is written; not of an entry that was refused."""
+WRITTEN = re.compile(rb"INSERT 0 [1-9]")
+"""What the server says when entries are written; not where all were refused."""
 
 
 class Cutter:
@@ -59,7 +60,7 @@ class Cutter:
     async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             while data := await source.read(65536):
-                if WRITTEN in data:
+                if WRITTEN.search(data):
                     self.lost += 1
                     self.lets_in = not self.goes_away
                     return

@@ -42,8 +42,8 @@ DEFECTS: Final = (
     Defect(
         "a budget is one sat larger than it is",
         "policy.py",
-        "max(0, self.budgets[tier] - snapshot.identity_used_sats)",
-        "max(0, self.budgets[tier] - snapshot.identity_used_sats + 1)",
+        "left = self.budgets[tier] - snapshot.identity_used_sats",
+        "left = self.budgets[tier] - snapshot.identity_used_sats + 1",
         "test_policy.py",
     ),
     Defect(
@@ -56,8 +56,8 @@ DEFECTS: Final = (
     Defect(
         "the floor is forgotten",
         "policy.py",
-        "max(0, snapshot.available_sats - self.floor_sats)",
-        "max(0, snapshot.available_sats)",
+        "left = snapshot.balance_sats - snapshot.reserved_sats - self.floor_sats",
+        "left = snapshot.balance_sats - snapshot.reserved_sats",
         "test_policy.py",
     ),
     Defect(
@@ -97,7 +97,7 @@ DEFECTS: Final = (
     ),
     Defect(
         "time runs back with the clock",
-        "_sql.py",
+        "_sql_parts.py",
         "CASE WHEN :now_us > at_us THEN :now_us ELSE at_us END",
         "CASE WHEN :now_us > 0 THEN :now_us ELSE at_us END",
         "test_expiry.py test_contract.py",
@@ -133,8 +133,10 @@ DEFECTS: Final = (
     Defect(
         "the pool's row is read and not locked",
         POSTGRES,
-        "AS l WHERE l.pool = NEW.pool FOR UPDATE;",
-        "AS l WHERE l.pool = NEW.pool;",
+        "AS l WHERE l.pool = NEW.pool FOR UPDATE;\n  IF NOT FOUND THEN\n    RETURN NULL;\n"
+        "  END IF;\n  NEW.seq",
+        "AS l WHERE l.pool = NEW.pool;\n  IF NOT FOUND THEN\n    RETURN NULL;\n"
+        "  END IF;\n  NEW.seq",
         "test_postgres_waiting.py test_races.py",
     ),
     Defect(
@@ -162,8 +164,8 @@ DEFECTS: Final = (
     Defect(
         "whoever may insert moves the clock",
         POSTGRES,
-        "IF NEW.at_us > p.at_us\n    AND",
-        "IF FALSE AND",
+        "journal has come to.\n  IF NEW.at_us > p.at_us\n    AND",
+        "journal has come to.\n  IF FALSE AND",
         "test_postgres_role.py",
     ),
     Defect(

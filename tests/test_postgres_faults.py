@@ -276,9 +276,9 @@ def test_replies_that_are_lost(postgres_dsn: str, driver: Driver, count_of: Coun
     ):
         load = Load(ledger)
         with load.running():
-            load.advance(70)
+            while relay.target.lost < 70:  # each of one entry, or of several together
+                load.advance(1)
         load.check()
-        assert relay.target.lost == len(load.acknowledged) >= 70
         count_of("COMMIT replies lost", relay.target.lost)
 
 

@@ -157,6 +157,8 @@ def _looked(each: Sequence[Params], rows: Rows) -> Sequence[Rows]:
 
 
 def _drawn(each: Sequence[Params], rows: Rows) -> Sequence[Rows]:
+    if not rows:
+        return [[]] * len(each)
     ((at_us, seqs, balances, reserved),) = rows
     return [
         [] if seq is None else [(seq, at_us, balance, held)]

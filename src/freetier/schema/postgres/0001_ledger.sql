@@ -377,8 +377,8 @@ END
 $$;
 
 -- Many callers' draws as one row, in order of arrival: an array for each figure, and the answers as
--- arrays of the same order, NULL where a draw was refused. Nothing is kept here; the guard of sets
--- writes the entries. To draw so takes the right to insert here, and to read what is answered.
+-- arrays of the same order, NULL where a draw was refused; no row where all were. Nothing is kept
+-- here; the guard of sets writes the entries. To draw so takes the right to insert here, and to read what is answered.
 CREATE VIEW {schema}.freetier_draws AS SELECT
   CAST(NULL AS TEXT) AS pool,
   CAST(NULL AS BIGINT) AS at_us,
@@ -468,13 +468,9 @@ BEGIN
     RAISE check_violation USING MESSAGE = 'freetier: a draw has no such figures';
   END IF;
   -- 2. Next in line, not back in time, meeting the totals before it.
-  seqs := array_fill(CAST(NULL AS BIGINT), ARRAY[size]);
-  NEW.seqs := seqs;
-  NEW.balances_sats := seqs;
-  NEW.reserved_sats := seqs;
   SELECT * INTO p FROM {schema}.freetier_pool AS l WHERE l.pool = NEW.pool FOR UPDATE;
   IF NOT FOUND THEN
-    RETURN NEW;
+    RETURN NULL;
   END IF;
   IF NEW.at_us < p.at_us THEN
     NEW.at_us := p.at_us;
@@ -493,6 +489,7 @@ BEGIN
   FROM unnest(NEW.keys) AS d (key);
   by_all := coalesce((SELECT u.used_sats FROM {schema}.freetier_usage AS u
     WHERE u.pool = NEW.pool AND u.day = today AND u.scope = 'pool' AND u.name = ''), 0);
+  seqs := array_fill(CAST(NULL AS BIGINT), ARRAY[size]);
   balances := seqs;
   reserved := seqs;
   by_identity := seqs;
@@ -562,7 +559,7 @@ BEGIN
     END IF;
   END LOOP;
   IF last = p.seq THEN
-    RETURN NEW;
+    RETURN NULL;
   END IF;
   NEW.seqs := seqs;
   NEW.balances_sats := balances;
