@@ -13,13 +13,14 @@ import psycopg
 from attrs import frozen
 from psycopg.rows import TupleRow
 
-from freetier import FreeTier
+from freetier import FreeTier, Request
 from freetier.testing.async_contract import Blocking
 
 from .drivers import Driver, opened
 
 Call = Callable[[Any], Any]
 """What a caller asks of the ledger; an async one's answer is awaited."""
+HOLD = "SELECT FROM freetier_pool FOR UPDATE"
 THREADS = 40
 
 
@@ -48,7 +49,7 @@ class Crowd:
         return begun
 
     @contextmanager
-    def held(self, statement: str = "SELECT FROM freetier_pool FOR UPDATE") -> Iterator[None]:
+    def held(self, statement: str = HOLD) -> Iterator[None]:
         """Nobody gets beyond a lock of the other session's, until the block ends."""
         with self.other.transaction():
             self.other.execute(statement)
@@ -96,6 +97,10 @@ class Crowd:
         return [key for (key,) in self.other.execute(query, [once])]
 
 
+def reserve(name: str, identity: str = "ada", tier: str = "elite", sats: int = 5) -> Call:
+    return lambda ledger: ledger.reserve(Request(name, identity, tier, sats))
+
+
 def ended(future: Future[Any]) -> Any:
     """What it gave, or what it raised."""
     error = future.exception(60)
@@ -103,10 +108,10 @@ def ended(future: Future[Any]) -> Any:
 
 
 @contextmanager
-def crowd(driver: Driver, dsn: str, **options: Any) -> Iterator[Crowd]:
+def crowd(driver: Driver, dsn: str, timeout_s: float = 60) -> Iterator[Crowd]:
     """At a ledger of the driver's, seeded."""
     with (
-        opened(driver, dsn, timeout_s=60, **options) as ledger,
+        opened(driver, dsn, timeout_s=timeout_s) as ledger,
         closing(psycopg.connect(dsn, autocommit=True)) as other,
         ThreadPoolExecutor(THREADS) as threads,
     ):

@@ -9,11 +9,11 @@ from functools import partial
 
 import pytest
 
-from freetier import Conflict, IntegrityError, InvalidInput, Request, UnknownRequest
+from freetier import Conflict, IntegrityError, InvalidInput, UnknownRequest
 from freetier.asyncpg import AsyncpgRepository
 from freetier.postgres import AsyncPostgresRepository, PostgresRepository
 
-from .crowd import Call, Crowd, crowd, ended
+from .crowd import Call, Crowd, crowd, ended, reserve
 from .drivers import Driver, every_driver, job, opened
 from .postgres_by_hand import granted_role
 from .postgres_server import Server, database_name
@@ -31,10 +31,6 @@ def callers(request: pytest.FixtureRequest, postgres_dsn: str) -> Iterator[Crowd
     with crowd(request.param, postgres_dsn) as callers:
         yield callers
         assert callers.ledger.verify().ok
-
-
-def reserve(name: str, identity: str = "ada", tier: str = "elite", sats: int = 5) -> Call:
-    return lambda ledger: ledger.reserve(Request(name, identity, tier, sats))
 
 
 def settle(name: str, sats: int | None = None) -> Call:
