@@ -139,7 +139,8 @@ class TestEqual:
                 )
                 ask = as_one if isinstance(step, list) else one_by_one
                 assert ask(twins, queries, SETS) == one_by_one(twins, queries, ROWS)
-                assert dump(twins, SETS) == dump(twins, ROWS)
+                found, expected = dump(twins, SETS), dump(twins, ROWS)
+                assert [table for table in found if found[table] != expected[table]] == []
             proved(twins, SETS)
 
 

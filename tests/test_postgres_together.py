@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 
 from freetier import Conflict, IntegrityError, InvalidInput, UnknownRequest
+from freetier._gathering_async import Answers, Tasks
 from freetier.asyncpg import AsyncpgRepository
 from freetier.postgres import AsyncPostgresRepository, PostgresRepository
 
@@ -223,3 +226,41 @@ def test_a_role_without_the_right_to_batches(
             answers = theirs.together(*(reserve(f"job-{number}") for number in range(6)))
         assert [grant.absorb_sats for grant in answers] == [5] * 6
         assert callers.commits("draw") == 6
+
+
+def test_a_batch_without_answers(callers: Crowd) -> None:
+    """What a batch was not answered is asked for one by one.
+
+    A host's own trigger on the view, with which no ledger would open, takes the draws.
+    """
+    callers.other.execute(
+        "CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+    )
+    callers.other.execute(
+        "CREATE TRIGGER a_host INSTEAD OF INSERT ON freetier_draws"
+        " FOR EACH ROW EXECUTE FUNCTION mine()"
+    )
+    answers = callers.together(*(reserve(f"job-{number}") for number in range(4)))
+    assert [grant.absorb_sats for grant in answers] == [5] * 4
+    assert callers.commits("draw") == 4
+
+
+def test_an_error_of_nobodys() -> None:
+    """Tasks that wait for what fails beyond all errors of the library's raise that error."""
+
+    async def alone(_: str) -> None:
+        await asyncio.sleep(0)
+
+    async def together(wanted: Sequence[str]) -> Answers:
+        raise ZeroDivisionError
+
+    async def main() -> list[Any]:
+        tasks = Tasks(alone, together)
+        calls = [tasks.do(f"{number}") for number in range(3)]
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert await tasks.do("another") is None
+        return ends
+
+    none, *raised = asyncio.run(main())
+    assert none is None
+    assert [type(error) for error in raised] == [ZeroDivisionError] * 2

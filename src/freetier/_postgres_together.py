@@ -62,6 +62,7 @@ class ThreadsTogether:
         queries = [call.wanted for call in calls]
         try:
             rows = self._fetch(*_several(queries, self._schema), writes=queries[0].writes)
+            answers = parted(queries, rows)
         except _ALL_ALIKE as error:
             for call in calls:
                 call.attempt(_raising(error))
@@ -69,7 +70,7 @@ class ThreadsTogether:
             for call in calls:
                 call.attempt(self._alone)
         else:
-            for call, own in zip(calls, parted(queries, rows), strict=True):
+            for call, own in zip(calls, answers, strict=True):
                 call.attempt(_giving(own))
 
 
@@ -99,11 +100,11 @@ class TasksTogether:
     async def _do(self, queries: Sequence[Query[Any]]) -> Answers:
         try:
             rows = await self._fetch(*_several(queries, self._schema), writes=queries[0].writes)
+            return parted(queries, rows)
         except _ALL_ALIKE as error:
             return [copy(error) for _ in queries]
         except FreeTierError:
             return [await self._outcome(query) for query in queries]
-        return parted(queries, rows)
 
     async def _outcome(self, query: Query[Any]) -> Rows | FreeTierError:
         try:

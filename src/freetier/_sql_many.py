@@ -14,6 +14,7 @@ from attrs import frozen
 
 from freetier import _sql_parts as parts
 from freetier._sql import DRAW, END, LOOK, Params, Query
+from freetier.errors import IntegrityError
 
 Rows = Sequence[Sequence[Any]]
 ManyParams = Mapping[str, int | str | Sequence[int | str | None] | None]
@@ -148,7 +149,10 @@ def asked(queries: Sequence[Query[Any]]) -> tuple[str, ManyParams]:
 
 
 def parted(queries: Sequence[Query[Any]], rows: Rows) -> Sequence[Rows]:
-    """The rows of each of the queries, of those that came for all of them."""
+    """The rows of each of the queries, of those that came for all of them.
+
+    Raises `IntegrityError` where they are not those of the queries.
+    """
     return _MANY[queries[0].text].parted([query.params for query in queries], rows)
 
 
@@ -157,6 +161,8 @@ def _looked(each: Sequence[Params], rows: Rows) -> Sequence[Rows]:
 
 
 def _drawn(each: Sequence[Params], rows: Rows) -> Sequence[Rows]:
+    if len(rows) != 1:  # the guard of sets answers each batch
+        raise IntegrityError(f"Postgres: {len(rows)} answers to one batch of draws")
     ((at_us, seqs, balances, reserved),) = rows
     return [
         [] if seq is None else [(seq, at_us, balance, held)]
