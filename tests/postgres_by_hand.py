@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg.rows import TupleRow, dict_row
 
 from freetier import FreeTier
+from freetier._postgres_text import numbered, quoted
+from freetier._sql import DRAW, Query
+from freetier._sql_many import asked, parted
 from freetier.audit import Report
 from freetier.migrations import statements
 from freetier.postgres import PostgresRepository
 
-from .hand_written import POLICY, Row, busy_ledger
+from .hand_written import MINUTE_US, NOON_US, POLICY, TODAY, Row, busy_ledger
 from .postgres_server import Server, database_name
 from .test_guard import REFUSED
 
 Connection = psycopg.Connection[TupleRow]
 Tables = dict[str, list[tuple[Any, ...]]]
+Rows = Sequence[Sequence[Any]]
 
 KEYS = {
     "freetier_journal": "pool, seq",
@@ -121,12 +126,76 @@ def insert(connection: Connection, row: Row, table: str = "freetier_journal") ->
         return False
 
 
-def dump(connection: Connection) -> Tables:
+def dump(connection: Connection, schema: str | None = None) -> Tables:
     """Every row of every table."""
     return {
-        table: connection.execute(f"SELECT * FROM {table} ORDER BY {key}").fetchall()
+        table: connection.execute(
+            f"SELECT * FROM {quoted(schema)}.{table} ORDER BY {key}".encode()
+        ).fetchall()
         for table, key in KEYS.items()
     }
+
+
+def draw(key: str, **figures: Any) -> Query[Rows]:
+    """A draw for one sat at noon, held for 15 minutes and right by itself, but for `figures`."""
+    params: Row = {"pool": "main", "now_us": NOON_US, "kind": "reserve", "key": key}
+    params |= {"identity": "ada"}
+    params |= {"tier": "new", "day": TODAY, "absorb_sats": 1, "charge_sats": 0, "floor_sats": 0}
+    params |= {"budget_sats": 1_000_000, "rooms": "{}", "expires_at_us": NOON_US + 15 * MINUTE_US}
+    for limit in ("tier_ceiling_sats", "release_sats", "pool_share_bp", "bound_by", "resets_at_us"):
+        params[limit] = None
+    params |= figures
+    sats, held = params["absorb_sats"], params["kind"] == "reserve"
+    worked_out: Row = {"paid_now": 0 if held else sats, "held": sats if held else 0}
+    worked_out["price_sats"] = (sats or 0) + params["charge_sats"]
+    return Query(DRAW, worked_out | params, lambda rows: rows)
+
+
+def one_by_one(
+    connection: Connection, queries: Sequence[Query[Any]], schema: str | None = None
+) -> list[Rows]:
+    """The rows of each query, asked one after the other."""
+    return [run(connection, query.text, query.params, schema) for query in queries]
+
+
+def as_one(
+    connection: Connection, queries: Sequence[Query[Any]], schema: str | None = None
+) -> list[Rows]:
+    """The rows of each of the queries, asked in one statement."""
+    rows = run(connection, *asked(queries), schema)
+    return [list(own) for own in parted(queries, rows)]
+
+
+def run(
+    connection: Connection, text: str, params: Mapping[str, Any], schema: str | None = None
+) -> Rows:
+    """The rows of one of the library's statements."""
+    text, names = numbered(text, quoted(schema))
+    with psycopg.RawCursor(connection) as cursor:
+        return cursor.execute(text.encode(), [params[name] for name in names]).fetchall()
+
+
+TABLES = [*KEYS, "freetier_schema"]
+_GRANTS = f"""
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+GRANT USAGE ON SCHEMA public TO {{role}};
+GRANT SELECT ON {", ".join(TABLES)}, freetier_draws TO {{role}};
+GRANT INSERT ON freetier_journal, freetier_gate, freetier_draws TO {{role}}
+"""
+
+
+@contextmanager
+def granted_role(owner: Connection) -> Iterator[str]:
+    """A role with the rights that docs/reference/statements-postgres.md tells to give.
+
+    Roles belong to the whole server, so it has a name of its own, and goes.
+    """
+    name = f"writer_{uuid4().hex}"
+    owner.execute(f"CREATE ROLE {name} LOGIN")
+    owner.execute(_GRANTS.format(role=name))
+    yield name
+    owner.execute(f"DROP OWNED BY {name} CASCADE")
+    owner.execute(f"DROP ROLE {name}")
 
 
 def proved(connection: Connection, schema: str | None = None) -> Report:

@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
-from uuid import uuid4
 
 import psycopg
 import pytest
@@ -14,18 +13,24 @@ import pytest
 import freetier
 from freetier import FreeTier, Request
 from freetier.postgres import PostgresRepository
+from freetier.values import to_us
 
-from .hand_written import NOON, NOON_US, POLICY, VALID, Row, busy_ledger, proposal
-from .postgres_by_hand import KEYS, WRONG_ENTRIES, Connection, dump, fill, insert, migrated, proved
+from .hand_written import MINUTE_US, NOON, NOON_US, POLICY, VALID, Row, busy_ledger, proposal
+from .postgres_by_hand import (
+    KEYS,
+    TABLES,
+    WRONG_ENTRIES,
+    Connection,
+    as_one,
+    draw,
+    dump,
+    fill,
+    granted_role,
+    insert,
+    migrated,
+    proved,
+)
 from .postgres_server import Server, database_name
-
-TABLES = [*KEYS, "freetier_schema"]
-GRANTS = f"""
-REVOKE ALL ON SCHEMA public FROM PUBLIC;
-GRANT USAGE ON SCHEMA public TO {{role}};
-GRANT SELECT ON {", ".join(TABLES)} TO {{role}};
-GRANT INSERT ON freetier_journal, freetier_gate TO {{role}}
-"""
 
 
 @pytest.fixture
@@ -46,13 +51,9 @@ def owner(postgres_dsn: str) -> Iterator[Connection]:
 
 @pytest.fixture
 def role(owner: Connection) -> Iterator[str]:
-    """The role. Roles belong to the whole server, so it has a name of its own, and goes."""
-    name = f"writer_{uuid4().hex}"
-    owner.execute(f"CREATE ROLE {name} LOGIN")
-    owner.execute(GRANTS.format(role=name))
-    yield name
-    owner.execute(f"DROP OWNED BY {name} CASCADE")
-    owner.execute(f"DROP ROLE {name}")
+    """The role."""
+    with granted_role(owner) as name:
+        yield name
 
 
 @pytest.fixture
@@ -84,9 +85,10 @@ def test_it_can_do_all_that_the_library_does(writer: Connection) -> None:
     assert ledger.sweep() == 2
     ledger.settle("job-2")
     ledger.grant("job-2")
+    assert all(as_one(writer, [draw(key, expires_at_us=to_us(now) + 1) for key in ("8", "9")]))
     assert ledger.pool_status().gated_today == 2
     assert ledger.verify().ok
-    assert len(list(ledger.journal())) == ledger.verify().entries == 14 + 12
+    assert len(list(ledger.journal())) == ledger.verify().entries == 14 + 14
 
 
 GATE: Row = {"pool": "main", "at_us": NOON_US, "day": 1, "identity": "ab", "tier": "new"}
@@ -131,6 +133,10 @@ FORBIDDEN = [
     "CREATE FUNCTION public.length(text) RETURNS int LANGUAGE sql AS 'SELECT 1'",
     "SELECT freetier_journal_guard()",
     "SELECT freetier_gate_guard()",
+    "SELECT freetier_draws_guard()",
+    "DROP VIEW freetier_draws",
+    "CREATE OR REPLACE VIEW freetier_draws AS SELECT 1",
+    "DROP TRIGGER freetier_draws_guard ON freetier_draws",
     "SET session_replication_role = replica",
 ]
 
@@ -144,7 +150,9 @@ def test_it_can_do_nothing_else(owner: Connection, writer: Connection, statement
     assert dump(owner) == before
 
 
-@pytest.mark.parametrize("guard", ["freetier_journal_guard", "freetier_gate_guard"])
+@pytest.mark.parametrize(
+    "guard", ["freetier_journal_guard", "freetier_gate_guard", "freetier_draws_guard"]
+)
 def test_the_guard_works_on_its_own_table_alone(writer: Connection, guard: str) -> None:
     """Nobody else can hang the guard, with its owner's rights, on a table of theirs."""
     writer.execute("CREATE TEMP TABLE journal (LIKE public.freetier_journal)")
@@ -157,6 +165,7 @@ def test_the_guard_works_on_its_own_table_alone(writer: Connection, guard: str) 
     [
         ("freetier_journal_guard", "freetier_journal", {}),
         ("freetier_gate_guard", "freetier_gate", GATE | {"key": "new"}),
+        ("freetier_draws_guard", "freetier_draws", {"pool": "main"}),
     ],
 )
 def test_a_guard_that_all_may_call(
@@ -248,6 +257,7 @@ def test_nothing_of_its_own_stands_in_for_the_guards(
         with writer.transaction(force_rollback=True):
             assert insert(writer, proposal(source, kind, changes), journal)
     assert insert(writer, proposal(source, "grant"), journal)
+    assert as_one(writer, [draw("far too much", absorb_sats=1_000_000)]) == [[]]
     for key, noted in (("new", False), ("gated", False), ("held", False), ("another", True)):
         assert insert(writer, GATE | {"key": key}, "public.freetier_gate") == noted
     assert proved(owner).entries == 15
@@ -259,6 +269,19 @@ ENTRY = (
     " SELECT 'main', 0, 'donation', %s, CAST(extract(epoch FROM now() + CAST(%s AS interval))"
     " * 1000000 AS BIGINT), 1, 0, 0, 0, 0"
 )
+
+
+def test_no_batch_of_the_role_moves_the_clock(owner: Connection, writer: Connection) -> None:
+    """Draws from the future are refused, however many come at once; its owner's are not."""
+    ((now_us,),) = owner.execute(
+        "SELECT CAST(extract(epoch FROM now() + interval '20 minutes') * 1000000 AS BIGINT)"
+    )
+    soon = {"day": now_us // (1440 * MINUTE_US), "expires_at_us": now_us + 1, "now_us": now_us}
+    before = dump(owner)
+    with pytest.raises(psycopg.errors.CheckViolation, match="future"):
+        as_one(writer, [draw("now"), draw("soon", **soon)])
+    assert dump(owner) == before
+    assert as_one(owner, [draw("soon", **soon)]) != [[]]
 
 
 @pytest.mark.parametrize("ahead", ["20 minutes", "1000 years"])

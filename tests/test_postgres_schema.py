@@ -233,6 +233,33 @@ class TestDrift:
                 "ALTER FUNCTION freetier_journal_guard() SECURITY INVOKER",
             ),
             ("function freetier_gate_guard", "ALTER FUNCTION freetier_gate_guard() RESET ALL"),
+            (
+                "trigger freetier_journal_counted",
+                f"{JOURNAL} DISABLE TRIGGER freetier_journal_counted",
+            ),
+            (
+                "trigger freetier_journal_counted",
+                "CREATE OR REPLACE TRIGGER freetier_journal_counted BEFORE INSERT"
+                " ON freetier_journal FOR EACH ROW WHEN (NEW.once <> 'draw')"
+                " EXECUTE FUNCTION freetier_journal_counted()",
+            ),
+            (
+                "trigger freetier_journal_guard",
+                "CREATE OR REPLACE TRIGGER freetier_journal_guard BEFORE INSERT"
+                " ON freetier_journal FOR EACH ROW WHEN (NEW.once IS NULL AND NEW.seq > 0)"
+                " EXECUTE FUNCTION freetier_journal_guard()",
+            ),
+            (
+                "function freetier_journal_counted",
+                "CREATE OR REPLACE FUNCTION freetier_journal_counted() RETURNS trigger"
+                f" {LETS_PASS}",
+            ),
+            (
+                "trigger freetier_draws_guard",
+                "DROP TRIGGER freetier_draws_guard ON freetier_draws",
+            ),
+            ("trigger freetier_draws_guard", "DROP VIEW freetier_draws"),
+            ("function freetier_draws_guard", "ALTER FUNCTION freetier_draws_guard() RESET ALL"),
             ("unique index freetier_journal_once", "DROP INDEX freetier_journal_once"),
             (
                 "unique index freetier_journal_pkey",

@@ -17,7 +17,7 @@ from freetier.migrations import statements
 from freetier.postgres import PostgresRepository
 
 from .hand_written import MINUTE_US, NOON, NOON_US, TODAY, Row, busy_ledger, proposal
-from .postgres_by_hand import Connection, fill, migrated, proved, written
+from .postgres_by_hand import Connection, as_one, draw, fill, migrated, proved, written
 
 Work = Callable[[Connection], object]
 
@@ -75,6 +75,11 @@ def entry(source: sqlite3.Connection, kind: str, changes: Row) -> Work:
 
 def gate(**changes: str) -> Work:
     return partial(taken, row=GATE | changes, table="freetier_gate")
+
+
+def batch(connection: Connection) -> bool:
+    """Whether the second of two draws was taken, which are drawn as one."""
+    return bool(as_one(connection, [draw("another"), draw("new")])[1])
 
 
 def sweep(connection: Connection) -> int:
@@ -161,13 +166,22 @@ def test_a_sweep_by_two(first: Connection, second: Connection, kept: bool) -> No
     proved(first)
 
 
+TWO_ANSWERS = [
+    *("gate, draw", "draw, gate", "gate, gate"),
+    *("gate, batch", "batch, gate", "draw, batch", "batch, draw", "batch, batch"),
+]
+
+
 @pytest.mark.parametrize("kept", [True, False])
-@pytest.mark.parametrize("answers", ["gate, draw", "draw, gate", "gate, gate"])
+@pytest.mark.parametrize("answers", TWO_ANSWERS)
 def test_a_request_is_gated_or_drawn_for(
     first: Connection, second: Connection, source: sqlite3.Connection, answers: str, kept: bool
 ) -> None:
-    """A gate and a draw of one request wait for each other; the first answer stands."""
-    work = {"gate": gate(), "draw": entry(source, "reserve", {})}
+    """A gate and a draw of one request wait for each other; the first answer stands.
+
+    Also where the draw is one of a batch.
+    """
+    work = {"gate": gate(), "draw": entry(source, "reserve", {}), "batch": batch}
     one, other = (work[answer] for answer in answers.split(", "))
     assert meet(first, second, one, other, kept=kept) == (not kept)
     proved(first)

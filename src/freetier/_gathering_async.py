@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 from typing import Any, Generic, TypeVar
 
 from freetier._gathering import MOST
@@ -60,7 +61,7 @@ class Tasks(Generic[W]):
 
     async def _serve(self, come: Sequence[tuple[W, asyncio.Future[Any]]]) -> None:
         try:
-            answers = await self._together([wanted for wanted, _ in come])
+            answers = await self._answers([wanted for wanted, _ in come])
             for (_, future), answer in zip(come, answers, strict=True):
                 if future.done():
                     continue
@@ -72,3 +73,9 @@ class Tasks(Generic[W]):
             for _, future in come:
                 future.cancel()  # those without an answer: the loop is being ended
             self._go_on()
+
+    async def _answers(self, wanted: Sequence[W]) -> Answers:
+        try:
+            return await self._together(wanted)
+        except Exception as error:  # nobody's own; who waits is told of it, and not cancelled
+            return [copy(error) for _ in wanted]

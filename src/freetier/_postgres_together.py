@@ -8,13 +8,14 @@ from typing import Any, Protocol
 
 from freetier._fork import ForkGuard
 from freetier._gathering import Call, Gathering, Others
-from freetier._gathering_async import Answers, Tasks
+from freetier._gathering_async import Tasks
 from freetier._postgres_text import numbered
 from freetier._sql import Query
 from freetier._sql_many import LANES, asked, lane, parted
 from freetier.errors import FreeTierError, OutcomeUnknown, StoreFull, StoreUnavailable
 
 Rows = Sequence[Sequence[Any]]
+Answer = Rows | FreeTierError
 Statement = tuple[str, Sequence[Any]]
 
 # What befalls the database befalls all; of anything else a single one may be the cause.
@@ -59,18 +60,29 @@ class ThreadsTogether:
 
     def _do(self, first: Call[Query[Any]], others: Others[Query[Any]]) -> None:
         calls = [first, *others()]
-        queries = [call.wanted for call in calls]
+        for call, answer in zip(calls, self._answers([call.wanted for call in calls]), strict=True):
+            call.attempt(_giving(answer))
+
+    def _answers(self, queries: Sequence[Query[Any]]) -> Sequence[Answer]:
         try:
             rows = self._fetch(*_several(queries, self._schema), writes=queries[0].writes)
+            return parted(queries, rows)
         except _ALL_ALIKE as error:
-            for call in calls:
-                call.attempt(_raising(error))
+            return [copy(error) for _ in queries]
         except FreeTierError:
-            for call in calls:
-                call.attempt(self._alone)
-        else:
-            for call, own in zip(calls, parted(queries, rows), strict=True):
-                call.attempt(_giving(own))
+            return self._one_by_one(queries)
+
+    def _one_by_one(self, queries: Sequence[Query[Any]]) -> Sequence[Answer]:
+        answers: list[Answer] = []
+        for query in queries:
+            try:
+                answers.append(self._alone(query))
+            except FreeTierError as error:
+                answers.append(error)
+                if isinstance(error, _ALL_ALIKE):
+                    answers += _not_asked(error, len(queries) - len(answers))
+                    break
+        return answers
 
 
 class TasksTogether:
@@ -79,7 +91,7 @@ class TasksTogether:
     def __init__(self, fetch: FetchAsync, schema: str) -> None:
         self._fetch = fetch
         self._schema = schema
-        self._lanes = {text: Tasks(self._alone, self._do) for text in LANES}
+        self._lanes = {text: Tasks(self._alone, self._answers) for text in LANES}
         self._fork = ForkGuard()
 
     async def fetch(self, query: Query[Any]) -> Rows:
@@ -96,20 +108,26 @@ class TasksTogether:
     async def _alone(self, query: Query[Any]) -> Rows:
         return await self._fetch(*single(query, self._schema), writes=query.writes)
 
-    async def _do(self, queries: Sequence[Query[Any]]) -> Answers:
+    async def _answers(self, queries: Sequence[Query[Any]]) -> Sequence[Answer]:
         try:
             rows = await self._fetch(*_several(queries, self._schema), writes=queries[0].writes)
+            return parted(queries, rows)
         except _ALL_ALIKE as error:
             return [copy(error) for _ in queries]
         except FreeTierError:
-            return [await self._outcome(query) for query in queries]
-        return parted(queries, rows)
+            return await self._one_by_one(queries)
 
-    async def _outcome(self, query: Query[Any]) -> Rows | FreeTierError:
-        try:
-            return await self._alone(query)
-        except FreeTierError as error:
-            return error
+    async def _one_by_one(self, queries: Sequence[Query[Any]]) -> Sequence[Answer]:
+        answers: list[Answer] = []
+        for query in queries:
+            try:
+                answers.append(await self._alone(query))
+            except FreeTierError as error:
+                answers.append(error)
+                if isinstance(error, _ALL_ALIKE):
+                    answers += _not_asked(error, len(queries) - len(answers))
+                    break
+        return answers
 
 
 def _several(queries: Sequence[Query[Any]], schema: str) -> Statement:
@@ -118,12 +136,18 @@ def _several(queries: Sequence[Query[Any]], schema: str) -> Statement:
     return text, [params[name] for name in names]
 
 
-def _raising(error: Exception) -> Callable[[object], None]:
-    def fail(_: object) -> None:
-        raise copy(error)  # each thread's own: a traceback grows where it is raised
+def _not_asked(error: FreeTierError, number: int) -> list[FreeTierError]:
+    """For those whose turn would come next: nobody waits out a time of its own, one by one."""
+    return [
+        StoreUnavailable(f"Postgres: not asked for, after {error}; nothing was written")
+        for _ in range(number)
+    ]
 
-    return fail
 
+def _giving(answer: Answer) -> Callable[[object], Rows]:
+    def give(_: object) -> Rows:
+        if isinstance(answer, FreeTierError):
+            raise answer
+        return answer
 
-def _giving(rows: Rows) -> Callable[[object], Rows]:
-    return lambda _: rows
+    return give

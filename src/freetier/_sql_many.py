@@ -148,7 +148,10 @@ def asked(queries: Sequence[Query[Any]]) -> tuple[str, ManyParams]:
 
 
 def parted(queries: Sequence[Query[Any]], rows: Rows) -> Sequence[Rows]:
-    """The rows of each of the queries, of those that came for all of them."""
+    """The rows of each of the queries, of those that came for all of them.
+
+    Raises `IntegrityError` where they are not those of the queries.
+    """
     return _MANY[queries[0].text].parted([query.params for query in queries], rows)
 
 
@@ -157,7 +160,7 @@ def _looked(each: Sequence[Params], rows: Rows) -> Sequence[Rows]:
 
 
 def _drawn(each: Sequence[Params], rows: Rows) -> Sequence[Rows]:
-    if not rows:
+    if not rows:  # all were refused
         return [[]] * len(each)
     ((at_us, seqs, balances, reserved),) = rows
     return [
