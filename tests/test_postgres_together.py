@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
@@ -11,8 +11,17 @@ from typing import Any
 
 import pytest
 
-from freetier import Conflict, IntegrityError, InvalidInput, UnknownRequest
+from freetier import (
+    Conflict,
+    IntegrityError,
+    InvalidInput,
+    OutcomeUnknown,
+    StoreUnavailable,
+    UnknownRequest,
+)
 from freetier._gathering_async import Answers, Tasks
+from freetier._postgres_together import Rows, TasksTogether, ThreadsTogether
+from freetier._sql import DRAW, Query
 from freetier.asyncpg import AsyncpgRepository
 from freetier.postgres import AsyncPostgresRepository, PostgresRepository
 
@@ -247,3 +256,23 @@ def test_an_error_of_nobodys() -> None:
     none, *raised = asyncio.run(main())
     assert none is None
     assert [type(error) for error in raised] == [ZeroDivisionError] * 2
+
+
+def test_nobody_waits_one_by_one_for_a_database_that_is_away() -> None:
+    """Where a batch fails, and then the database for the first by itself, it is asked no more."""
+    asked: list[str] = []
+
+    def fetch(text: str, arguments: Sequence[Any], *, writes: bool) -> Rows:
+        """Fails as a batch with one bad row does, and then as a server that has gone."""
+        asked.append(text)
+        raise IntegrityError("bad") if "freetier_draws" in text else OutcomeUnknown("gone")
+
+    async def fetch_async(text: str, arguments: Sequence[Any], *, writes: bool) -> Rows:
+        return fetch(text, arguments, writes=writes)
+
+    queries = [Query(DRAW, defaultdict(int), len, writes=True) for _ in range(3)]
+    blocking = ThreadsTogether(fetch, '"public"')._answers(queries)
+    awaited = asyncio.run(TasksTogether(fetch_async, '"public"')._answers(queries))
+    assert len(asked) == 4
+    for answers in (blocking, awaited):
+        assert [type(error) for error in answers] == [OutcomeUnknown, *[StoreUnavailable] * 2]
