@@ -162,6 +162,27 @@ DEFECTS: Final = (
         "test_postgres_guard.py",
     ),
     Defect(
+        "a batch may draw an allowance once for each of its draws",
+        POSTGRES,
+        "by_identity[draw.same_identity] := by_identity[draw.same_identity] + draw.absorb_sats;",
+        "NULL;",
+        "test_postgres_draws.py",
+    ),
+    Defect(
+        "whoever fills in what is once gets past the guard",
+        POSTGRES,
+        "  THEN\n    NEW.once := NULL;",
+        "  THEN\n    NULL;",
+        "test_postgres_forging.py",
+    ),
+    Defect(
+        "callers that wait are forgotten with a leader that is interrupted",
+        "_gathering.py",
+        "self._waiting.extendleft(reversed([call for call in taken if not call.done]))",
+        "pass",
+        "test_gathering.py",
+    ),
+    Defect(
         "whoever may insert moves the clock",
         POSTGRES,
         "journal has come to.\n  IF NEW.at_us > p.at_us\n    AND",
