@@ -239,16 +239,21 @@ def test_a_role_without_the_right_to_batches(
 
 def test_an_error_of_nobodys() -> None:
     """Tasks that wait for what fails beyond all errors of the library's raise that error."""
+    others_are_there = asyncio.Event()
 
     async def alone(_: str) -> None:
-        await asyncio.sleep(0)
+        await others_are_there.wait()
 
     async def together(wanted: Sequence[str]) -> Answers:
         raise ZeroDivisionError
 
     async def main() -> list[Any]:
         tasks = Tasks(alone, together)
-        calls = [tasks.do(f"{number}") for number in range(3)]
+        calls = [asyncio.ensure_future(tasks.do("first"))]
+        await asyncio.sleep(0.01)  # it is under way
+        calls += [asyncio.ensure_future(tasks.do(f"{number}")) for number in range(2)]
+        await asyncio.sleep(0)
+        others_are_there.set()
         ends = await asyncio.gather(*calls, return_exceptions=True)
         assert await tasks.do("another") is None
         return ends
@@ -256,6 +261,31 @@ def test_an_error_of_nobodys() -> None:
     none, *raised = asyncio.run(main())
     assert none is None
     assert [type(error) for error in raised] == [ZeroDivisionError] * 2
+
+
+def test_those_of_one_turn_are_one_batch() -> None:
+    """Tasks that come in one turn of the loop are done together, the first of them as well."""
+    batches: list[Sequence[int]] = []
+
+    async def alone(wanted: int) -> int:
+        batches.append([wanted])
+        return wanted
+
+    async def together(wanted: Sequence[int]) -> Answers:
+        batches.append(wanted)
+        return wanted
+
+    async def main() -> list[int]:
+        tasks = Tasks(alone, together)
+        assert await tasks.do(0) == 0
+        leaver = asyncio.ensure_future(tasks.do(9))
+        others = [asyncio.ensure_future(tasks.do(number)) for number in range(1, 4)]
+        await asyncio.sleep(0)
+        leaver.cancel()
+        return [await other for other in others]
+
+    assert asyncio.run(main()) == [1, 2, 3]
+    assert batches == [[0], [1, 2, 3]]
 
 
 def test_nobody_waits_one_by_one_for_a_database_that_is_away() -> None:

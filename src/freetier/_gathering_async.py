@@ -23,34 +23,60 @@ class Tasks(Generic[W]):
 
     alone: does what a single caller wants.
     together: does what several want; gives to each its answer, or the error that is its own.
+    share: of so many who wait, how many are done together next; all, unless it says otherwise.
     """
 
     def __init__(
         self,
         alone: Callable[[W], Awaitable[Any]],
         together: Callable[[Sequence[W]], Awaitable[Answers]],
+        share: Callable[[int], int] = int,
     ) -> None:
         self._alone = alone
         self._together = together
+        self._share = share
         self._at_work = False
         self._waiting: deque[tuple[W, asyncio.Future[Any]]] = deque()
         self._serving: asyncio.Task[None] | None = None
 
     async def do(self, wanted: W) -> Any:
         """What it gives, done alone or together with others'; raises what it raises."""
-        if self._at_work:
-            answer = asyncio.get_running_loop().create_future()
+        leads = not self._at_work
+        if leads and await self._is_alone():
+            try:
+                return await self._alone(wanted)
+            finally:
+                self._go_on()
+        answer = asyncio.get_running_loop().create_future()
+        if leads:
+            self._waiting.appendleft((wanted, answer))
+            self._go_on()
+        else:
             self._waiting.append((wanted, answer))
-            return await answer
+        return await answer
+
+    async def _is_alone(self) -> bool:
+        """Be at work; whether nobody else comes in this turn of the loop.
+
+        Those whom one batch has answered come back in one turn: they are the next batch.
+        """
         self._at_work = True
         try:
-            return await self._alone(wanted)
-        finally:
+            await asyncio.sleep(0)
+        except BaseException:
             self._go_on()
+            raise
+        return not self._waiting
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a call is under way."""
+        return self._at_work
 
     def _go_on(self) -> None:
         """Serve those who wait, if there are any."""
-        come = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+        number = min(MOST, self._share(len(self._waiting)))
+        come = [self._waiting.popleft() for _ in range(number)]
         here = [each for each in come if not each[1].cancelled()]
         if here:
             self._serving = asyncio.get_running_loop().create_task(self._serve(here))

@@ -10,13 +10,15 @@ from freetier._fork import ForkGuard
 from freetier._gathering import Call, Gathering, Others
 from freetier._gathering_async import Tasks
 from freetier._postgres_text import numbered
-from freetier._sql import Query
+from freetier._sql import DRAW, LOOK, Query
 from freetier._sql_many import LANES, asked, lane, parted
 from freetier.errors import FreeTierError, OutcomeUnknown, StoreFull, StoreUnavailable
 
 Rows = Sequence[Sequence[Any]]
 Answer = Rows | FreeTierError
 Statement = tuple[str, Sequence[Any]]
+
+_MANY = 16
 
 # What befalls the database befalls all; of anything else a single one may be the cause.
 _ALL_ALIKE = (StoreUnavailable, OutcomeUnknown, StoreFull)
@@ -92,6 +94,7 @@ class TasksTogether:
         self._fetch = fetch
         self._schema = schema
         self._lanes = {text: Tasks(self._alone, self._answers) for text in LANES}
+        self._lanes[LOOK] = Tasks(self._alone, self._answers, self._share)
         self._fork = ForkGuard()
 
     async def fetch(self, query: Query[Any]) -> Rows:
@@ -104,6 +107,15 @@ class TasksTogether:
         else:
             rows = await self._lanes[text].do(query)
         return rows
+
+    def _share(self, waiting: int) -> int:
+        """Of many who look, half, while none is drawing.
+
+        Then the server writes the one half's draws while the other half's are made here.
+        """
+        if waiting < _MANY or self._lanes[DRAW].is_at_work:
+            return waiting
+        return waiting // 2
 
     async def _alone(self, query: Query[Any]) -> Rows:
         return await self._fetch(*single(query, self._schema), writes=query.writes)

@@ -33,19 +33,6 @@ _EPOCH_DAY = EPOCH.date()
 _LIMITS: Mapping[str, str] = {limit.value: limit for limit in Limit}
 _AT_US = 10
 _NO_ENDING = (None,) * 11
-# The figures that no draw has.
-_BLANK: Mapping[str, Any] = dict.fromkeys(
-    (
-        "paid_sats",
-        "refund_sats",
-        "overrun_sats",
-        "uncovered_sats",
-        "credit_share_bp",
-        "credit_carry",
-        "sponsor",
-        "note",
-    )
-)
 
 
 def one(rows: Sequence[Row]) -> Row:
@@ -114,7 +101,6 @@ def drawn(draw: Draw, rows: Sequence[Row]) -> Entry | None:
     decision, caps, held = draw.decision, draw.caps, draw.kind is Kind.RESERVE
     absorb = decision.absorb_sats
     return Entry(
-        **_BLANK,
         seq=seq,
         kind=draw.kind,
         key=draw.request.request_id,
@@ -125,6 +111,10 @@ def drawn(draw: Draw, rows: Sequence[Row]) -> Entry | None:
         price_sats=decision.price_sats,
         absorb_sats=absorb,
         charge_sats=decision.charge_sats,
+        paid_sats=None,  # as all that no draw has; one by one, for to unpack a mapping takes longer
+        refund_sats=None,
+        overrun_sats=None,
+        uncovered_sats=None,
         budget_sats=caps.budget_sats,
         tier_ceiling_sats=caps.tier_ceiling_sats,
         release_sats=caps.release_sats,
@@ -134,6 +124,10 @@ def drawn(draw: Draw, rows: Sequence[Row]) -> Entry | None:
         rooms=decision.rooms,
         resets_at=decision.resets_at,
         expires_at=draw.expires_at,
+        credit_share_bp=None,
+        credit_carry=None,
+        sponsor=None,
+        note=None,
         balance_change=0 if held else -absorb,
         reserved_change=absorb if held else 0,
         used_change=absorb,

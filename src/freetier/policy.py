@@ -185,7 +185,9 @@ class FreeTierPolicy:
         room = min(rooms.values())
         if room >= price:
             return Decision(_FREE, price, price, 0, None, rooms)
-        bound_by = list(rooms)[list(rooms.values()).index(room)]  # the first of the least
+        for bound_by, left in rooms.items():  # noqa: B007 - it stays: the first of the least
+            if left == room:
+                break
         absorb = min(room, price - self.min_charge_sats)
         if absorb < self.min_absorb_sats:
             absorb = 0
