@@ -106,11 +106,13 @@ _WHEN_ASKED = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHEN_ASKED:
-        raise AttributeError(f"module 'freetier' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"freetier.{_WHEN_ASKED[name]}"), name)
-    return value
+if not TYPE_CHECKING:  # else every name would pass for one
+
+    def __getattr__(name: str) -> Any:
+        if name not in _WHEN_ASKED:
+            raise AttributeError(f"module 'freetier' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"freetier.{_WHEN_ASKED[name]}"), name)
+        return value
 
 
 def __dir__() -> list[str]:

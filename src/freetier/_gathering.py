@@ -19,6 +19,9 @@ W = TypeVar("W")
 MOST: Final = 256
 """How many calls are done together: more would keep the first one waiting, and gain little."""
 
+_LOOK_S: Final = 1.0
+"""How long a thread waits to be woken before it looks for itself."""
+
 
 class Call(Generic[W]):
     """What one caller wants, since when, and what became of it: what it gave, or what it raised.
@@ -32,13 +35,16 @@ class Call(Generic[W]):
         self.wanted = wanted
         self.since = time.monotonic()
         self._given: Any = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     def attempt(self, do: Callable[[W], Any]) -> None:
         """Do what is wanted from its beginning, whatever became of it before."""
         try:
             self._given, self._error = do(self.wanted), None
-        except Exception as error:
+        except BaseException as error:
+            # Ctrl-C comes to the main thread, whosever call it is in the middle of.
+            if isinstance(error, KeyboardInterrupt) and _is_main():
+                raise
             self._error = error
 
     def answer(self) -> Any:
@@ -55,12 +61,13 @@ class Call(Generic[W]):
 class _Waiting(Call[W]):
     """The call of a thread that waits its turn."""
 
-    __slots__ = ("done", "thread", "turn")
+    __slots__ = ("done", "left", "thread", "turn")
 
     def __init__(self, wanted: W) -> None:
         super().__init__(wanted)
         self.thread = threading.get_ident()
         self.done = False
+        self.left = False
         self.turn = threading.Lock()
         self.turn.acquire()  # until it is done, or its thread is to lead
 
@@ -82,6 +89,7 @@ class Gathering(Generic[W]):
         self._alone = alone
         self._together = together
         self._door = threading.RLock()  # a signal handler may come in while its thread is inside
+        self._here: set[int] = set()
         self._leader: int | None = None
         self._waiting: deque[_Waiting[W]] = deque()
         self._taken: list[_Waiting[W]] = []
@@ -89,26 +97,27 @@ class Gathering(Generic[W]):
     def do(self, wanted: W) -> Any:
         """What it gives, done alone or together with others'; raises what it raises."""
         me = threading.get_ident()
-        if self._leader == me:  # a signal handler, in the middle of its own thread's turn
+        if me in self._here:  # a signal handler, in the middle of its own thread's call
             return self._alone(wanted)
         call = _Waiting(wanted)
         try:
+            self._here.add(me)
             with self._door:
                 if self._leader is None:
                     self._leader = me
                 else:
                     self._waiting.append(call)
-            if self._leader != me:
-                call.turn.acquire()
+            while not call.done and self._leader != me:
+                if not call.turn.acquire(timeout=_LOOK_S):
+                    self._look(call)
             if not call.done:
                 self._lead(call)
         except BaseException:
-            with self._door, suppress(ValueError):
-                self._waiting.remove(call)  # nobody is to wait for one who has left
+            call.left = True  # nobody is to wait for one who has left
             raise
         finally:
-            if self._leader == me:
-                self._pass_on()
+            self._here.discard(me)
+            self._pass_on(me)
         return call.answer()
 
     def _lead(self, call: Call[W]) -> None:
@@ -121,22 +130,46 @@ class Gathering(Generic[W]):
 
     def _take(self) -> Sequence[Call[W]]:
         """Those who wait now, in the order in which they came."""
+        new: list[Call[W]] = []
         with self._door:
-            room = MOST - 1 - len(self._taken)
-            new = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
-            self._taken += new
-            return new
+            while len(self._taken) < MOST - 1 and (call := self._next()):
+                self._taken.append(call)
+                new.append(call)
+        return new
 
-    def _pass_on(self) -> None:
+    def _next(self) -> _Waiting[W] | None:
+        while self._waiting:
+            call = self._waiting.popleft()
+            if not call.left:
+                return call
+        return None
+
+    def _pass_on(self, me: int) -> None:
         """Wake those who were taken along, and let the first of those who wait lead."""
         with self._door:
+            if self._leader != me:
+                return
             taken, self._taken = self._taken, []
             # A leader that was interrupted did nothing for them.
             self._waiting.extendleft(reversed([call for call in taken if not call.done]))
-            following = self._waiting.popleft() if self._waiting else None
+            following = self._next()
             self._leader = following.thread if following else None
         for call in taken:
             if call.done:
                 call.turn.release()
         if following:
             following.turn.release()
+
+    def _look(self, call: _Waiting[W]) -> None:
+        """See whether anybody leads: a second signal may have kept one from passing that on."""
+        with self._door:
+            if self._leader not in self._here:
+                self._leader = call.thread
+                with suppress(ValueError):
+                    self._waiting.remove(call)
+            elif call not in self._waiting and call not in self._taken:
+                self._waiting.append(call)
+
+
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()

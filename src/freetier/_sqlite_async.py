@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -17,7 +17,7 @@ from freetier._fork import ForkGuard
 from freetier._gathering import MOST, Call
 from freetier._sql import Query
 from freetier._sqlite_errors import translated
-from freetier.errors import ConfigError, FreeTierError
+from freetier.errors import ConfigError, FreeTierError, OutcomeUnknown
 from freetier.steps import Operation, perform_async
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Worker(Generic[Store]):
             sets_to_work = not self._at_work
             self._at_work = True
         if sets_to_work:
-            self._thread.submit(self._work, store, loop)
+            self._thread.submit(self._work, store)
         await answered
         given: T = call.answer()
         return given
@@ -81,20 +81,26 @@ class Worker(Generic[Store]):
 
     # These run in the thread, which ends what it began even if the task is cancelled: what was
     # opened is known to whoever closes.
-    def _work(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
-        while self._serve(store, loop):
+    def _work(self, store: Store) -> None:
+        while self._serve(store):
             with suppress(RuntimeError):  # it is being closed, and is to finish this first
-                self._thread.submit(self._work, store, loop)  # after what else it was given
+                self._thread.submit(self._work, store)  # after what else it was given
                 return
 
-    def _serve(self, store: Store, loop: asyncio.AbstractEventLoop) -> bool:
+    def _serve(self, store: Store) -> bool:
         """Do what has come, together; whether more has come since."""
         with self._door:
             come = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
         wanted = [each for each in come if not each[1].cancelled()]
-        self._attempt(store, [call for call, _ in wanted])
-        with suppress(RuntimeError):  # the loop was closed: nobody waits
-            loop.call_soon_threadsafe(_answer, [answered for _, answered in wanted])
+        failed: BaseException | None = None
+        try:
+            self._attempt(store, [call for call, _ in wanted])
+        except BaseException as error:
+            failed = error  # nobody's own: all are told, and the thread goes on
+        # Of one loop, as a rule; of another, if one ended before its answers came.
+        for loop, those in _by_loop(answered for _, answered in wanted).items():
+            with suppress(RuntimeError):  # it was closed: nobody waits
+                loop.call_soon_threadsafe(_answer, those, failed)
         with self._door:
             self._at_work = bool(self._waiting)
             return self._at_work
@@ -105,6 +111,8 @@ class Worker(Generic[Store]):
 
     def _close(self) -> None:
         if self._store is not None:
+            while self._serve(self._store):  # what came before the ledger was closed
+                pass
             self._store.close()
 
     def _opened(self) -> Store:
@@ -123,10 +131,25 @@ class Worker(Generic[Store]):
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def _answer(those: Sequence[asyncio.Future[None]]) -> None:
+def _by_loop(
+    futures: Iterable[asyncio.Future[None]],
+) -> dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]]:
+    found = defaultdict(list)
+    for future in futures:
+        found[future.get_loop()].append(future)
+    return found
+
+
+def _answer(those: Sequence[asyncio.Future[None]], failed: BaseException | None) -> None:
     for answered in those:
-        if not answered.done():
+        if answered.done():
+            continue
+        if failed is None:
             answered.set_result(None)
+        else:
+            answered.set_exception(
+                OutcomeUnknown(f"the ledger's thread failed: {type(failed).__name__}: {failed}")
+            )
 
 
 class Hosts:

@@ -134,8 +134,8 @@ class Own:
                         raise self._was_closed()
                     if connection.in_transaction:
                         raise StoreUnavailable(
-                            f"{self.path}: a signal handler came into the middle of its own "
-                            "thread's transaction; nothing was written"
+                            f"{self.path}: asked from the middle of its own thread's transaction, "
+                            "by a signal handler or a host's limit; nothing was written"
                         )
                     try:
                         return work(connection)

@@ -15,7 +15,7 @@ from freetier._gathering import Call, Gathering, Others
 from freetier._sql import Query
 from freetier._sqlite_errors import translated
 from freetier._sqlite_own import Own
-from freetier.errors import FreeTierError
+from freetier.errors import FreeTierError, OutcomeUnknown, StoreUnavailable
 from freetier.steps import Operation, perform
 
 T = TypeVar("T")
@@ -75,8 +75,10 @@ class Together:
             if not locked:
                 first.attempt(partial(_performed, _Refusing(error)))
                 return
+            unknown = isinstance(error, OutcomeUnknown)
+            anew = _Unsure(self._alone, error) if unknown else self._alone
             for call in calls:
-                call.attempt(partial(_performed, self._alone))
+                call.attempt(partial(_performed, anew))
 
 
 class _Inside(BlockingRepository):
@@ -108,6 +110,23 @@ class _Refusing(BlockingRepository):
 
     def close(self) -> None:
         """Nothing was opened."""
+
+
+class _Unsure(BlockingRepository):
+    """The store, after a write whose outcome nobody knows: nothing says that it was not written."""
+
+    def __init__(self, store: BlockingRepository, before: FreeTierError) -> None:
+        self._store = store
+        self._before = before
+
+    def run(self, query: Query[T]) -> T:
+        try:
+            return self._store.run(query)
+        except StoreUnavailable as error:
+            raise OutcomeUnknown(f"{self._before}; tried again: {error}") from error
+
+    def close(self) -> None:
+        """Nothing: it belongs to somebody else."""
 
 
 def _performed(store: BlockingRepository, operation: Operation[T]) -> T:

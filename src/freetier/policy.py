@@ -49,7 +49,8 @@ Room = Callable[[Request, Snapshot], int | None]
 class HostLimit:
     """A limit of the host's own: `room(request, snapshot)` in sats, or None where it has no say.
 
-    `room` is a pure function; `name` is what `bound_by` and `rooms` call it. With `resets_daily`
+    `room` is a pure, short function: on SQLite it may run while others wait for the file, and it
+    cannot ask the ledger. `name` is what `bound_by` and `rooms` call it. With `resets_daily`
     a decision that it bound says that midnight UTC helps. Host limits come after the built-in
     ones, in the order given. They are not re-checked by the database: a limit that counts across
     requests belongs in a ceiling.

@@ -148,12 +148,12 @@ class AsyncSQLiteRepository(AwaitingRepository):
 
 
 def _attempt(store: SQLiteRepository, calls: Sequence[Call[Operation[Any]]]) -> None:
-    """Do what several tasks asked for: what writes together, then what reads."""
+    """Do what several tasks asked for: what reads, and waits for no lock; then what writes."""
+    for call in calls:
+        if not call.wanted.writes:
+            call.attempt(lambda operation: perform(operation.begin(), store))
     if store._together is not None:
         store._together.attempt([call for call in calls if call.wanted.writes])
-        calls = [call for call in calls if not call.wanted.writes]
-    for call in calls:
-        call.attempt(lambda operation: perform(operation.begin(), store))
 
 
 def migrate(connection: sqlite3.Connection, schema: str | None = None) -> int:

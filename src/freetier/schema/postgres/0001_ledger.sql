@@ -632,7 +632,8 @@ $$;
 -- What the guard of sets has looked at need not meet the journal's guard as well. It says so by a
 -- setting and by filling in `once`, as anybody may; the proof is that the pool has counted the entry
 -- already. Of every other entry that was counted there is a row with its seq, which the primary key
--- refuses to have twice. So whoever says so of an entry of their own gets an error for it at most.
+-- refuses to have twice. So whoever says so of an entry of their own gets an error for it at most;
+-- and should a host's trigger have dropped a row, only those who may hang triggers there fill its place.
 -- STABLE: it sees the pool as of the statement's start, not as an earlier entry of it left the pool.
 CREATE FUNCTION {schema}.freetier_journal_counted() RETURNS trigger
 LANGUAGE plpgsql STABLE
@@ -640,6 +641,7 @@ AS $$
 BEGIN
   -- A search_path of its own would cost each entry more than it is worth; so all is named in full.
   IF (pg_catalog.current_setting('freetier.writer', true) OPERATOR(pg_catalog.=) 'set'
+    AND pg_catalog.has_table_privilege(TG_RELID, 'TRIGGER')
     AND NEW.seq OPERATOR(pg_catalog.>) 0
     AND NEW.seq OPERATOR(pg_catalog.<=) (
       SELECT p.seq FROM {schema}.freetier_pool AS p
