@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from copy import copy
 from typing import Any, Generic, TypeVar
 
 from freetier._gathering import MOST
@@ -104,4 +103,4 @@ class Tasks(Generic[W]):
         try:
             return await self._together(wanted)
         except Exception as error:  # nobody's own; who waits is told of it, and not cancelled
-            return [copy(error) for _ in wanted]
+            return [error for _ in wanted]

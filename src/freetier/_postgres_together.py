@@ -70,7 +70,7 @@ class ThreadsTogether:
             rows = self._fetch(*_several(queries, self._schema), writes=queries[0].writes)
             return parted(queries, rows)
         except _ALL_ALIKE as error:
-            return [copy(error) for _ in queries]
+            return [_again(error) for _ in queries]
         except FreeTierError:
             return self._one_by_one(queries)
 
@@ -125,7 +125,7 @@ class TasksTogether:
             rows = await self._fetch(*_several(queries, self._schema), writes=queries[0].writes)
             return parted(queries, rows)
         except _ALL_ALIKE as error:
-            return [copy(error) for _ in queries]
+            return [_again(error) for _ in queries]
         except FreeTierError:
             return await self._one_by_one(queries)
 
@@ -146,6 +146,13 @@ def _several(queries: Sequence[Query[Any]], schema: str) -> Statement:
     text, params = asked(queries)
     text, names = numbered(text, schema)
     return text, [params[name] for name in names]
+
+
+def _again(error: FreeTierError) -> FreeTierError:
+    """One for each caller: a traceback grows where it is raised."""
+    one = copy(error)
+    one.__cause__ = error
+    return one
 
 
 def _not_asked(error: FreeTierError, number: int) -> list[FreeTierError]:
