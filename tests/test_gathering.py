@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from freetier import Conflict
-from freetier._gathering import MOST, Call, Gathering, Others
+from freetier._gathering import MOST, Call, Gathering, Others, _Waiting
 from freetier.steps import Operation, ask, perform
 
 
@@ -140,6 +140,15 @@ class TestGathering:
             signal.signal(signal.SIGUSR1, before)
         with ThreadPoolExecutor(1) as another:
             assert another.submit(gathering.do, giving(lambda store: store)).result(30) == "alone"
+
+    def test_who_looks_when_it_is_done_waits_no_more(self) -> None:
+        """A call that is done while its thread looks for itself does not come back in line."""
+        gathering = Gathering(alone, none_together)
+        call = _Waiting(giving(lambda store: store))
+        call.done = True
+        gathering._look(call)
+        assert not gathering._waiting
+        assert gathering.do(giving(lambda store: store)) == "alone"
 
     def test_a_leader_that_never_passed_it_on(self) -> None:
         """Who waits sees for itself, in the end, that nobody leads any more."""

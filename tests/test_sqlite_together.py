@@ -30,6 +30,7 @@ from freetier import (
     Request,
     Snapshot,
     StoreUnavailable,
+    _gathering,
 )
 from freetier._patience import Patience
 from freetier._sqlite_together import _Unsure
@@ -316,6 +317,21 @@ class TestThreads:
             assert {type(future.exception()) for future in begun} == {StoreUnavailable}
         with pytest.raises(StoreUnavailable, match="late"):
             Patience(2, since=time.monotonic() - 2).pause(StoreUnavailable("late"))
+
+    def test_threads_that_look_for_themselves(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """To look before one is woken disturbs nobody: all are served, once."""
+        monkeypatch.setattr(_gathering, "_LOOK_S", 0.000_5)
+
+        def some(ledger: FreeTier, thread: int) -> int:
+            numbers = range(thread * 20, thread * 20 + 20)
+            return sum(ledger.reserve(asked(number)).absorb_sats for number in numbers)
+
+        with freetier.open(path, POLICY) as ledger, ThreadPoolExecutor(40) as threads:
+            assert list(threads.map(partial(some, ledger), range(40))) == [100] * 40
+            assert ledger.pool_status().reserved_sats == 40 * 100
+            assert ledger.verify().ok
 
     def test_what_ends_threads_is_its_callers_own(self, path: Path) -> None:
         """An exception that is no `Exception` is raised in its caller's thread."""

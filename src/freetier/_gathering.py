@@ -112,10 +112,8 @@ class Gathering(Generic[W]):
                     self._look(call)
             if not call.done:
                 self._lead(call)
-        except BaseException:
-            call.left = True  # nobody is to wait for one who has left
-            raise
         finally:
+            call.left = True  # whichever way: nobody is to wait for it, or to do it again
             self._here.discard(me)
             self._pass_on(me)
         return call.answer()
@@ -163,6 +161,8 @@ class Gathering(Generic[W]):
     def _look(self, call: _Waiting[W]) -> None:
         """See whether anybody leads: a second signal may have kept one from passing that on."""
         with self._door:
+            if call.done or self._leader == call.thread:
+                return  # it was woken just now
             if self._leader not in self._here:
                 self._leader = call.thread
                 with suppress(ValueError):
