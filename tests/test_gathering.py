@@ -151,11 +151,21 @@ class TestGathering:
         assert gathering.do(giving(lambda store: store)) == "alone"
 
     def test_a_leader_that_never_passed_it_on(self) -> None:
-        """Who waits sees for itself, in the end, that nobody leads any more."""
-        gathering = Gathering(alone, none_together)
+        """Who waits sees for itself, in the end, that nobody leads any more, and who was left."""
+
+        def together(first: Call[Any], others: Others[Any]) -> None:
+            for call in (first, *others()):
+                call.attempt(partial(done_on, "together"))
+
+        gathering = Gathering(alone, together)
         gathering._leader = -1  # as a second interrupt leaves it, at the worst moment
-        with ThreadPoolExecutor(1) as another:
-            assert another.submit(gathering.do, giving(lambda store: store)).result(30) == "alone"
+        with ThreadPoolExecutor(2) as threads:
+            taken = threads.submit(gathering.do, giving(lambda store: store))
+            while not gathering._waiting:
+                time.sleep(0.001)
+            gathering._taken.append(gathering._waiting.popleft())
+            other = threads.submit(gathering.do, giving(lambda store: store))
+            assert {taken.result(30), other.result(30)} <= {"alone", "together"}
 
     def test_a_signal_handler_in_the_middle_of_its_threads_own_turn(self) -> None:
         """It does not wait for the thread that it interrupts."""

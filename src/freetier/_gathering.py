@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 W = TypeVar("W")
@@ -142,10 +141,10 @@ class Gathering(Generic[W]):
                 return call
         return None
 
-    def _pass_on(self, me: int) -> None:
-        """Wake those who were taken along, and let the first of those who wait lead."""
+    def _pass_on(self, leader: int | None) -> None:
+        """Wake those whom it took along, and let the first of those who wait lead."""
         with self._door:
-            if self._leader != me:
+            if self._leader != leader:
                 return
             taken, self._taken = self._taken, []
             # A leader that was interrupted did nothing for them.
@@ -163,12 +162,10 @@ class Gathering(Generic[W]):
         with self._door:
             if call.done or self._leader == call.thread:
                 return  # it was woken just now
-            if self._leader not in self._here:
-                self._leader = call.thread
-                with suppress(ValueError):
-                    self._waiting.remove(call)
-            elif call not in self._waiting and call not in self._taken:
+            if call not in self._waiting and call not in self._taken:
                 self._waiting.append(call)
+            if self._leader not in self._here:
+                self._pass_on(self._leader)
 
 
 def _is_main() -> bool:
