@@ -165,3 +165,26 @@ def test_a_right_entry_is_filled_in_as_ever(
     )
     assert (seq, once, balance) == (LAST + 1, "donation", 934)
     proved(owner)
+
+
+def test_the_place_of_a_dropped_row(owner: Connection, postgres_server: Server) -> None:
+    """Where a host's trigger has dropped a row, a role that may insert does not fill its place."""
+    owner.execute(
+        "CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+    )
+    owner.execute(
+        "CREATE TRIGGER zz_mine BEFORE INSERT ON freetier_journal"
+        " FOR EACH ROW EXECUTE FUNCTION drop_it()"
+    )
+    owner.execute(statement("freetier_journal", GIFT | {"seq": 0}))
+    owner.execute("DROP TRIGGER zz_mine ON freetier_journal")
+    before = dump(owner)
+    ((counted,),) = owner.execute("SELECT seq FROM freetier_pool")
+    assert counted == LAST + 1  # and the journal has LAST
+    with granted_role(owner) as role:
+        dsn = postgres_server.dsn(owner.info.dbname, role)
+        with closing(psycopg.connect(dsn, autocommit=True)) as forger:
+            forger.execute("SET freetier.writer = 'set'")
+            forged = FORGED | {"seq": LAST + 1, "once": "draw"}
+            assert forger.execute(statement("freetier_journal", forged)).rowcount == 0
+    assert dump(owner) == before

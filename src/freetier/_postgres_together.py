@@ -13,13 +13,14 @@ from freetier._postgres_text import numbered
 from freetier._sql import DRAW, LOOK, Query
 from freetier._sql_many import LANES, asked, lane, parted
 from freetier.errors import FreeTierError, OutcomeUnknown, StoreFull, StoreUnavailable
+from freetier.steps import Step, Steps, perform, perform_async
 
 Rows = Sequence[Sequence[Any]]
 Answer = Rows | FreeTierError
 Statement = tuple[str, Sequence[Any]]
 
-_MANY = 16
-
+_HALVED_FROM = 16
+"""Of fewer than so many, a half is not worth a statement of its own."""
 # What befalls the database befalls all; of anything else a single one may be the cause.
 _ALL_ALIKE = (StoreUnavailable, OutcomeUnknown, StoreFull)
 
@@ -66,25 +67,7 @@ class ThreadsTogether:
             call.attempt(_giving(answer))
 
     def _answers(self, queries: Sequence[Query[Any]]) -> Sequence[Answer]:
-        try:
-            rows = self._fetch(*_several(queries, self._schema), writes=queries[0].writes)
-            return parted(queries, rows)
-        except _ALL_ALIKE as error:
-            return [_again(error) for _ in queries]
-        except FreeTierError:
-            return self._one_by_one(queries)
-
-    def _one_by_one(self, queries: Sequence[Query[Any]]) -> Sequence[Answer]:
-        answers: list[Answer] = []
-        for query in queries:
-            try:
-                answers.append(self._alone(query))
-            except FreeTierError as error:
-                answers.append(error)
-                if isinstance(error, _ALL_ALIKE):
-                    answers += _not_asked(error, len(queries) - len(answers))
-                    break
-        return answers
+        return perform(_answers(queries, self._schema), self._fetch)
 
 
 class TasksTogether:
@@ -113,7 +96,7 @@ class TasksTogether:
 
         Then the server writes the one half's draws while the other half's are made here.
         """
-        if waiting < _MANY or self._lanes[DRAW].is_at_work:
+        if waiting < _HALVED_FROM or self._lanes[DRAW].is_at_work:
             return waiting
         return waiting // 2
 
@@ -121,25 +104,37 @@ class TasksTogether:
         return await self._fetch(*single(query, self._schema), writes=query.writes)
 
     async def _answers(self, queries: Sequence[Query[Any]]) -> Sequence[Answer]:
-        try:
-            rows = await self._fetch(*_several(queries, self._schema), writes=queries[0].writes)
-            return parted(queries, rows)
-        except _ALL_ALIKE as error:
-            return [_again(error) for _ in queries]
-        except FreeTierError:
-            return await self._one_by_one(queries)
+        return await perform_async(_answers(queries, self._schema), self._fetch)
 
-    async def _one_by_one(self, queries: Sequence[Query[Any]]) -> Sequence[Answer]:
-        answers: list[Answer] = []
-        for query in queries:
-            try:
-                answers.append(await self._alone(query))
-            except FreeTierError as error:
-                answers.append(error)
-                if isinstance(error, _ALL_ALIKE):
-                    answers += _not_asked(error, len(queries) - len(answers))
-                    break
-        return answers
+
+def _answers(queries: Sequence[Query[Any]], schema: str) -> Steps[Sequence[Answer]]:
+    """What each query gives, or raises, of those that are asked as one; as steps on a `Fetch`."""
+    text, arguments = _several(queries, schema)
+    try:
+        rows: Rows = yield lambda fetch: fetch(text, arguments, writes=queries[0].writes)
+        return parted(queries, rows)
+    except _ALL_ALIKE as error:
+        return [_again(error) for _ in queries]
+    except FreeTierError:
+        return (yield from _one_by_one(queries, schema))
+
+
+def _one_by_one(queries: Sequence[Query[Any]], schema: str) -> Steps[Sequence[Answer]]:
+    answers: list[Answer] = []
+    for query in queries:
+        try:
+            answers.append((yield _asking(query, schema)))
+        except FreeTierError as error:
+            answers.append(error)
+            if isinstance(error, _ALL_ALIKE):
+                answers += _not_asked(error, len(queries) - len(answers))
+                break
+    return answers
+
+
+def _asking(query: Query[Any], schema: str) -> Step:
+    text, arguments = single(query, schema)
+    return lambda fetch: fetch(text, arguments, writes=query.writes)
 
 
 def _several(queries: Sequence[Query[Any]], schema: str) -> Statement:

@@ -148,10 +148,7 @@ def asked(queries: Sequence[Query[Any]]) -> tuple[str, ManyParams]:
 
 
 def parted(queries: Sequence[Query[Any]], rows: Rows) -> Sequence[Rows]:
-    """The rows of each of the queries, of those that came for all of them.
-
-    Raises `IntegrityError` where they are not those of the queries.
-    """
+    """The rows of each of the queries, of those that came for all of them."""
     return _MANY[queries[0].text].parted([query.params for query in queries], rows)
 
 
