@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from freetier import _sql
@@ -36,6 +36,10 @@ ENDINGS = [
     (Kind.EXPIRE, None),
     *((kind, sats) for kind in (Kind.SETTLE, Kind.LATE) for sats in (0, 50, 60)),
 ]
+
+
+TWICE = [(Kind.LATE, 0), (Kind.EXPIRE, None), (Kind.LATE, 0)]
+"""The same asked twice, at first too early."""
 
 
 def ending(key: str, how: tuple[Kind, int | None], at: datetime) -> Ending:
@@ -67,6 +71,7 @@ class TestMany(OnTheBusyLedger):
         st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(ENDINGS)), min_size=1),
         st.sampled_from([BEFORE, AT, AFTER]),
     )
+    @example([("held", (kind, sats)) for kind, sats in TWICE], AFTER)
     def test_endings(
         self, filled: Connection, asked: list[tuple[str, tuple[Kind, int | None]]], at: datetime
     ) -> None:

@@ -6,7 +6,7 @@ before it. A statement that fails as one may be asked one by one.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -167,14 +167,14 @@ def _drawn(each: Sequence[Params], rows: Rows) -> Sequence[Rows]:
 
 
 def _ended(each: Sequence[Params], rows: Rows) -> Sequence[Rows]:
-    # Of two that would end a grant in the same figures, one entry was written: either's.
-    written = defaultdict(list)
-    for row in rows:
-        written[tuple(row[place] for place in _ENDING_PLACES)].append(row)
-    found = []
+    # The rows are in the callers' order. Of two who ask the same with nothing written in between,
+    # the first is the one who was not refused.
+    written = deque(rows)
+    found: list[Rows] = []
     for params in each:
-        mine = written[tuple(params[name] for name in _ENDING_FIGURES)]
-        found.append([mine.pop(0)] if mine else [])
+        figures = [params[name] for name in _ENDING_FIGURES]
+        mine = bool(written) and figures == [written[0][place] for place in _ENDING_PLACES]
+        found.append([written.popleft()] if mine else [])
     return found
 
 
