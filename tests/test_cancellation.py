@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 import freetier
-from freetier import AsyncFreeTier, Kind
+from freetier import AsyncFreeTier, Kind, Request
 
 from .cancelling import (
     KEYED,
@@ -82,6 +83,25 @@ def test_calls_on_postgres(postgres_dsn: str, door: Door, count_of: Count) -> No
 
     run(main)
     count_of("tasks cancelled", 1000)
+
+
+@through_each
+def test_each_turn_on_postgres(postgres_dsn: str, door: Door) -> None:
+    """A call that is cancelled at any turn of the loop leaves no transaction and no lock."""
+
+    async def main() -> None:
+        for turn in range(30):
+            # Opened anew: the first time, asyncpg tells the server of a statement in two trips.
+            async with door(postgres_dsn, POLICY) as ledger:
+                call = asyncio.ensure_future(ledger.reserve(Request(f"job-{turn}", "id", "new", 1)))
+                for _ in range(turn):
+                    await asyncio.sleep(0)
+                    time.sleep(0.002)
+                call.cancel()
+                await asyncio.wait([call])
+                await check_the_server(postgres_dsn, connections=True)
+
+    run(main)
 
 
 def test_calls_on_sqlite(tmp_path: Path, count_of: Count) -> None:
