@@ -18,9 +18,9 @@ from benchmarks.operations import NAMES, operations
 from benchmarks.run import Run
 from freetier import FreeTier, Request, _sql
 from freetier._postgres_text import numbered
+from freetier.entries import Kind
 from freetier.postgres import PostgresRepository
 from freetier.repository import Draw
-from freetier.values import Kind
 
 TITLE = "Postgres, durable, one caller, against one UPDATE"
 SCHEMA = "one_caller"

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from attrs import evolve
 
 from freetier._async_memory import AsyncMemoryRepository
+from freetier.entries import Entry, Kind, PoolStatus
 from freetier.memory import MemoryRepository, _expiry
 from freetier.repository import PAGE, SWEEP_LIMIT, AsyncRepository, Deposit, Draw, Ending, View
 from freetier.steps import Operation
-from freetier.values import Decision, Entry, Kind, PoolStatus, Request, utc_day
+from freetier.values import Decision, Request, utc_day
 
 T = TypeVar("T")
 

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from freetier import FreeTier, FreeTierPolicy, Request, jobs
+from freetier.entries import Grant
 from freetier.jobs import Invoice, Job
 from freetier.memory import MemoryRepository
 from freetier.pricing import Rates
 from freetier.testing import Clock
-from freetier.values import Grant, Settlement
+from freetier.values import Settlement
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)

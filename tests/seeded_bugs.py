@@ -42,8 +42,8 @@ DEFECTS: Final = (
     Defect(
         "a budget is one sat larger than it is",
         "policy.py",
-        "left = self.budgets[tier] - snapshot.identity_used_sats",
-        "left = self.budgets[tier] - snapshot.identity_used_sats + 1",
+        "left = budget - snapshot.identity_used_sats",
+        "left = budget - snapshot.identity_used_sats + 1",
         "test_policy.py",
     ),
     Defect(

@@ -9,9 +9,9 @@ import psycopg
 
 from freetier._awaiting import AwaitingRepository
 from freetier._blocking import BlockingRepository
+from freetier.entries import Entry
 from freetier.migrations import migrate
 from freetier.repository import Ending
-from freetier.values import Entry
 from tests.postgres_server import Server, database_name
 
 SCHEMA = """the "host's" own: 100 %s :schema"""

@@ -21,11 +21,12 @@ from freetier import (
     UnknownRequest,
 )
 from freetier.admission import ATTEMPTS, gated
+from freetier.entries import Entry, Grant, GrantState
 from freetier.memory import MemoryRepository
 from freetier.repository import Deposit, Draw, Ending
 from freetier.testing import Clock
 from freetier.testing.clock import NOON
-from freetier.values import MAX_SATS, Decision, Entry, Grant, GrantState
+from freetier.values import MAX_SATS, Decision
 
 ASKED = Request("job", "ada", "trusted", 5)
 

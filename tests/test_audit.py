@@ -14,12 +14,12 @@ from attrs import frozen
 
 from freetier import Checkpoint, FreeTier, FreeTierPolicy, IntegrityError, Request, _sorting
 from freetier.audit import INVARIANTS, SEALED
+from freetier.entries import Entry, Kind
 from freetier.memory import MemoryRepository
 from freetier.migrations import migrate
 from freetier.repository import PAGE, Books, Deposit
 from freetier.sqlite import SQLiteRepository
 from freetier.testing import Clock
-from freetier.values import Entry, Kind
 
 # The entries of `tampered`, by number.
 SEED, CREDIT, DRAW, SETTLE, DRAW_2, RELEASE, DRAW_3, EXPIRE, LATE, GRANT, OPEN = range(1, 12)

@@ -27,6 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from freetier.entries import Entry, Kind
 from freetier.errors import FreeTierError
 from freetier.memory import MemoryRepository
 from freetier.policy import FreeTierPolicy
@@ -36,7 +37,7 @@ from freetier.service import AsyncFreeTier, FreeTier
 from freetier.sqlite import AsyncSQLiteRepository, SQLiteRepository
 from freetier.testing import Clock
 from freetier.testing.async_contract import Blocking, blocking
-from freetier.values import Entry, Kind, Request
+from freetier.values import Request
 from tests.postgres_server import Server
 from tests.stores import SCHEMA, copied, migrated
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from freetier import _sql
 from freetier._sql import Query
 from freetier._sql_many import DRAW_MANY, asked
+from freetier.entries import Kind
 from freetier.repository import Deposit, Ending
-from freetier.values import Kind
 
 from .hand_written import MINUTE_US, NOON, NOON_US, Row
 from .postgres_by_hand import (

@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from freetier import _sql
+from freetier.entries import Kind
 from freetier.repository import Ending
-from freetier.values import Kind, Settlement
+from freetier.values import Settlement
 
 from .hand_written import NOON
 from .postgres_by_hand import Connection, OnTheBusyLedger, as_one, dump, one_by_one, proved

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from freetier import Conflict, FreeTier, FreeTierPolicy, InvalidInput, Kind, Request, jobs, sessions
+from freetier.entries import Grant
 from freetier.errors import IllegalTransition, InsufficientBalance
 from freetier.memory import MemoryRepository
 from freetier.sessions import Invoice, RequestState, Session, SessionRequest, SessionState, Step
 from freetier.testing import Clock
-from freetier.values import Decision, Grant
+from freetier.values import Decision
 
 from .job_examples import LATER, NOW, created, priced
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TypeVar
 
+from freetier.entries import Entry, Grant, Kind, PoolStatus
 from freetier.memory import MemoryRepository
 from freetier.repository import (
     PAGE,
@@ -17,7 +18,7 @@ from freetier.repository import (
     View,
 )
 from freetier.steps import Operation
-from freetier.values import Decision, Entry, Grant, Kind, PoolStatus, Request
+from freetier.values import Decision, Request
 
 T = TypeVar("T")
 

@@ -13,10 +13,11 @@ from attrs import define, field, frozen
 from freetier._ending import faults_of_an_ending
 from freetier._sorting import Sorter
 from freetier.checkpoint import Checkpoint
+from freetier.entries import Entry, Kind
 from freetier.journal import DEPOSITS, DRAWS, amount, once
 from freetier.repository import Books
 from freetier.sealing import START, Head, linked
-from freetier.values import EPOCH, MAX_SATS, WHOLE_BP, Entry, Kind, to_us, utc_day
+from freetier.values import EPOCH, MAX_SATS, WHOLE_BP, to_us, utc_day
 
 INVARIANTS: Mapping[int, str] = {
     1: "conservation: the balance is the sum of its changes",

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from freetier import _sql
+from freetier.entries import Entry, Grant, Kind, PoolStatus
 from freetier.repository import (
     PAGE,
     SWEEP_LIMIT,
@@ -18,7 +19,7 @@ from freetier.repository import (
     Repository,
     View,
 )
-from freetier.values import Decision, Entry, Grant, Kind, PoolStatus, Request
+from freetier.values import Decision, Request
 
 T = TypeVar("T")
 

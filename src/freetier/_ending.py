@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from freetier.values import Entry, Kind
+from freetier.entries import Entry, Kind
 
 
 def faults_of_an_ending(entry: Entry, absorb: int, charge: int) -> Iterator[tuple[int, str]]:

@@ -8,22 +8,10 @@ from datetime import date, datetime, timedelta
 from typing import Any, TypeVar
 
 from freetier import journal
+from freetier.entries import Entry, Grant, GrantState, Kind, PoolStatus
 from freetier.errors import IntegrityError, SchemaError
 from freetier.repository import Books, Draw, View
-from freetier.values import (
-    EPOCH,
-    Decision,
-    Entry,
-    Grant,
-    GrantState,
-    Kind,
-    Limit,
-    PoolStatus,
-    Serve,
-    Snapshot,
-    from_us,
-    to_us,
-)
+from freetier.values import EPOCH, Decision, Limit, Serve, Snapshot, from_us, to_us
 
 T = TypeVar("T")
 Row = Sequence[Any]

@@ -18,9 +18,10 @@ from attrs import frozen
 
 from freetier import _rows
 from freetier import _sql_parts as parts
+from freetier.entries import Entry, Grant, Kind, PoolStatus
 from freetier.journal import once
 from freetier.repository import PAGE, SWEEP_LIMIT, Books, Deposit, Draw, Ending, View
-from freetier.values import Decision, Entry, Grant, Kind, PoolStatus, Request, to_us
+from freetier.values import Decision, Request, to_us
 
 T = TypeVar("T")
 Params = Mapping[str, int | str | None]

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from attrs import evolve
 
+from freetier.entries import Credit, Entry, Grant, GrantState, Kind, PoolStatus
 from freetier.errors import Conflict, InvalidInput, StoreUnavailable, UnknownRequest, shown
 from freetier.policy import FreeTierPolicy
 from freetier.repository import Deposit, Draw, Ending, View
@@ -20,14 +21,8 @@ from freetier.steps import Step, Steps
 from freetier.values import (
     MAX_SATS,
     WHOLE_BP,
-    Credit,
     Decision,
-    Entry,
-    Grant,
-    GrantState,
-    Kind,
     Limit,
-    PoolStatus,
     Request,
     Serve,
     Settlement,

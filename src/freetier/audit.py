@@ -17,12 +17,12 @@ from attrs import field, frozen
 from freetier._auditor import INVARIANTS, SEALED, Auditor, Key, Late, Problem, key_of
 from freetier._sorting import Sorter
 from freetier.checkpoint import Checkpoint
+from freetier.entries import Entry, Kind
 from freetier.errors import InvalidInput
 from freetier.journal import DRAWS, ENDINGS, once
 from freetier.repository import Books, Repository
 from freetier.sealing import START, Head
 from freetier.steps import Step, Steps
-from freetier.values import Entry, Kind
 
 __all__ = ["INVARIANTS", "SEALED", "Problem", "Report", "audit"]
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from attrs import frozen
 
+from freetier.entries import Kind
 from freetier.errors import InvalidInput
 from freetier.repository import Books
 from freetier.sealing import Head, parse_head
-from freetier.values import Kind, from_us, to_us
+from freetier.values import from_us, to_us
 
 _EXPECTED = "a checkpoint, as `verify` gives it"
 

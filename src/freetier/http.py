@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 from attrs import field, frozen
 
+from freetier.entries import Grant, GrantState
 from freetier.errors import (
     Conflict,
     FreeTierError,
@@ -25,16 +26,7 @@ from freetier.errors import (
     UnknownRequest,
 )
 from freetier.invoices import Invoice
-from freetier.values import (
-    Decision,
-    Grant,
-    GrantState,
-    Limit,
-    Settlement,
-    check_sats,
-    check_time,
-    utc_day,
-)
+from freetier.values import Decision, Limit, Settlement, check_sats, check_time, utc_day
 
 PROBLEM = "application/problem+json"
 """The media type of a problem (RFC 9457)."""

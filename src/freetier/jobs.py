@@ -19,10 +19,11 @@ from attrs import evolve
 from freetier._job import KIND, Job, JobState, next_step, request_of, settlement_without_grant
 from freetier._records import Step, check_record_id, check_text, moved, refuse
 from freetier._refunding import refund_begun, refund_broken, refund_paid, refund_to
+from freetier.entries import Grant
 from freetier.errors import InvalidInput
 from freetier.invoices import Invoice, Refund, RefundState
 from freetier.pricing import Rates, check_decimal, check_tokens
-from freetier.values import Grant, Settlement, check_id, check_sats, check_time
+from freetier.values import Settlement, check_id, check_sats, check_time
 
 __all__ = [
     "Invoice",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from freetier.values import Decision, Entry, GrantState, Kind, Settlement
+from freetier.entries import Entry, GrantState, Kind
+from freetier.values import Decision, Settlement
 
 DEPOSITS: Final = (Kind.SEED, Kind.CREDIT, Kind.DONATION, Kind.ADJUSTMENT)
 DRAWS: Final = (Kind.RESERVE, Kind.GRANT)

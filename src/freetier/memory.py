@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime
 from itertools import takewhile
 from typing import Any
 
+from freetier.entries import Entry, Grant, GrantState, Kind, PoolStatus
 from freetier.journal import amount, once, settlement, state
 from freetier.repository import (
     PAGE,
@@ -29,11 +30,6 @@ from freetier.values import (
     MAX_SATS,
     WHOLE_BP,
     Decision,
-    Entry,
-    Grant,
-    GrantState,
-    Kind,
-    PoolStatus,
     Request,
     Serve,
     Snapshot,

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 from freetier import admission
 from freetier.audit import Report, audit
 from freetier.checkpoint import Checkpoint, check_checkpoint
+from freetier.entries import Credit, Entry, Grant, Kind, PoolStatus
 from freetier.errors import InvalidInput, StoreUnavailable
 from freetier.policy import FreeTierPolicy
 from freetier.reconciling import Reconciliation, checked_payments, reconcile
@@ -21,12 +22,7 @@ from freetier.steps import Operation, Steps, ask
 from freetier.values import (
     MAX_SATS,
     MAX_TTL_S,
-    Credit,
     Decision,
-    Entry,
-    Grant,
-    Kind,
-    PoolStatus,
     Request,
     Settlement,
     check_id,

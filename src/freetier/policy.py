@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -173,7 +174,7 @@ class FreeTierPolicy:
         """`tier` if the policy knows it, else raises `InvalidInput`."""
         if tier in self.budgets:
             return tier
-        raise InvalidInput(argument, tier, f"one of the tiers {', '.join(self.budgets)}")
+        raise _unknown(argument, tier, self.budgets)
 
     def decide(self, request: Request, snapshot: Snapshot) -> Decision:
         """How much of the price the pool absorbs: the least of the price and every limit's room.
@@ -183,13 +184,14 @@ class FreeTierPolicy:
         """
         price = request.price_sats
         rooms = self._rooms(request, snapshot)
-        room = min(rooms.values())
-        if room >= price:
+        room, bound_by = price, None
+        for limit, left in rooms.items():
+            if left < room:
+                room, bound_by = left, limit
+        if bound_by is None:
             return Decision(_FREE, price, price, 0, None, rooms)
-        for bound_by, left in rooms.items():  # noqa: B007 - it stays: the first of the least
-            if left == room:
-                break
-        absorb = min(room, price - self.min_charge_sats)
+        most = price - self.min_charge_sats
+        absorb = room if room < most else most
         if absorb < self.min_absorb_sats:
             absorb = 0
         return Decision(
@@ -219,17 +221,20 @@ class FreeTierPolicy:
 
     def _rooms(self, request: Request, snapshot: Snapshot) -> dict[str, int]:
         """The room of each limit in force, in the order of precedence."""
-        tier = self.check_tier("tier", request.tier)
+        tier = request.tier
+        budget = self.budgets.get(tier)
+        if budget is None:
+            raise _unknown("tier", tier, self.budgets)
         rooms: dict[str, int] = {}
         if request.identity is None:
             rooms[Limit.ANONYMOUS] = 0
-        left = self.budgets[tier] - snapshot.identity_used_sats
+        left = budget - snapshot.identity_used_sats
         rooms[_BUDGET] = left if left > 0 else 0
         if tier in self.tier_ceilings:
             ceiling = self.tier_ceilings[tier]
             rooms[Limit.TIER_CEILING] = max(0, ceiling - snapshot.tier_used_sats)
-        released = self._released(snapshot.at)
-        if released is not None:
+        if self.daily_release_sats is not None:
+            released = self._released(snapshot.at) or 0
             rooms[Limit.DAILY_RELEASE] = max(0, released - snapshot.pool_used_sats)
         rooms[_POOL] = self.pool_room(snapshot)
         if self.pool_share_bp is not None:
@@ -251,7 +256,7 @@ class FreeTierPolicy:
 
     def _resets_at(self, bound_by: str, request: Request, at: datetime) -> datetime | None:
         """When time alone next gives `bound_by` more room; None when it never does."""
-        if bound_by == _BUDGET:
+        if bound_by is _BUDGET:
             daily = self.budgets[request.tier] > 0
         elif bound_by == Limit.TIER_CEILING:
             daily = self.tier_ceilings[request.tier] > 0
@@ -274,5 +279,14 @@ class FreeTierPolicy:
         return hour
 
 
+def _unknown(argument: str, tier: str, tiers: Iterable[str]) -> InvalidInput:
+    return InvalidInput(argument, tier, f"one of the tiers {', '.join(tiers)}")
+
+
 def _next_midnight(at: datetime) -> datetime:
-    return datetime.combine(at.astimezone(UTC).date(), _MIDNIGHT) + _DAY
+    return _end_of(at.date() if at.tzinfo is UTC else at.astimezone(UTC).date())
+
+
+@lru_cache(maxsize=2)  # one day after the other
+def _end_of(day: date) -> datetime:
+    return datetime.combine(day, _MIDNIGHT) + _DAY

@@ -8,8 +8,9 @@ from decimal import ROUND_CEILING, Context, Decimal
 
 from attrs import field, frozen
 
+from freetier.entries import PoolStatus
 from freetier.errors import InvalidInput, StalePrice
-from freetier.values import MAX_SATS, Decision, PoolStatus, check_sats, check_time
+from freetier.values import MAX_SATS, Decision, check_sats, check_time
 
 SATS_PER_BTC = 100_000_000
 TOKENS_PER_RATE = 1_000_000

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 
 from attrs import frozen
 
+from freetier.entries import Entry, Kind
 from freetier.errors import InvalidInput
 from freetier.repository import Repository
 from freetier.steps import Steps
-from freetier.values import Entry, Kind, check_id, check_sats
+from freetier.values import check_id, check_sats
 
 
 @frozen

@@ -43,18 +43,9 @@ from typing import Protocol, Self, TypeVar
 
 from attrs import field, frozen
 
+from freetier.entries import Entry, Grant, Kind, PoolStatus
 from freetier.steps import Operation, perform, perform_async
-from freetier.values import (
-    Caps,
-    Decision,
-    Entry,
-    Grant,
-    Kind,
-    PoolStatus,
-    Request,
-    Settlement,
-    Snapshot,
-)
+from freetier.values import Caps, Decision, Request, Settlement, Snapshot
 
 T = TypeVar("T")
 

@@ -15,10 +15,11 @@ from hashlib import sha256
 
 from attrs import frozen
 
+from freetier.entries import Entry
 from freetier.errors import IntegrityError, InvalidInput
 from freetier.repository import Repository
 from freetier.steps import Steps
-from freetier.values import EPOCH, Entry, to_us
+from freetier.values import EPOCH, to_us
 
 _HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})", re.ASCII)
 

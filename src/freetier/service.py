@@ -10,21 +10,14 @@ from typing import Self, TypeVar
 
 from freetier.audit import Report
 from freetier.checkpoint import Checkpoint
+from freetier.entries import Credit, Entry, Grant, PoolStatus
 from freetier.errors import InvalidInput
 from freetier.operations import Listing, OnUnavailable, Operations
 from freetier.policy import FreeTierPolicy
 from freetier.reconciling import Reconciliation
 from freetier.repository import AsyncRepository, Repository
 from freetier.sealing import Head
-from freetier.values import (
-    Credit,
-    Decision,
-    Entry,
-    Grant,
-    PoolStatus,
-    Request,
-    Settlement,
-)
+from freetier.values import Decision, Request, Settlement
 
 T = TypeVar("T")
 

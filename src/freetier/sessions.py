@@ -29,10 +29,11 @@ from freetier._session import (
     next_step_of_request,
     request_of,
 )
+from freetier.entries import Grant
 from freetier.errors import Conflict, InsufficientBalance, InvalidInput
 from freetier.invoices import Invoice, Refund, RefundState
 from freetier.pricing import check_decimal, check_tokens
-from freetier.values import Decision, Grant, Limit, check_id, check_sats, check_time
+from freetier.values import Decision, Limit, check_id, check_sats, check_time
 
 __all__ = [
     "Invoice",

@@ -15,10 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from freetier import http
+from freetier.entries import Grant
 from freetier.errors import FreeTierError
 from freetier.http import Reply
 from freetier.invoices import Invoice
-from freetier.values import Decision, Grant
+from freetier.values import Decision
 
 _log = logging.getLogger(__name__)
 

@@ -17,10 +17,11 @@ from attrs import define, frozen
 
 from freetier._command.output import Column, Output, table_heading, table_line
 from freetier._command.views import balance_line, report_line
+from freetier.entries import Kind
 from freetier.opening import open as open_ledger
 from freetier.policy import FreeTierPolicy
 from freetier.service import FreeTier
-from freetier.values import Decision, Kind, Request, Serve
+from freetier.values import Decision, Request, Serve
 
 POLICY = FreeTierPolicy(seed_sats=400)
 WIDTH = 100

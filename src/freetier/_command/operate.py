@@ -7,7 +7,7 @@ from argparse import Namespace
 from freetier._command.ledger import existing, writable
 from freetier._command.output import Output, table_heading
 from freetier._command.views import ENTRY_COLUMNS, entry_line
-from freetier.values import Entry
+from freetier.entries import Entry
 
 
 def donate(arguments: Namespace, out: Output) -> int:

@@ -30,11 +30,12 @@ from freetier._command.tally import (
     totals_lines,
     totals_record,
 )
+from freetier.entries import Grant, GrantState
 from freetier.errors import FreeTierError, InvalidInput
 from freetier.policy import FreeTierPolicy
 from freetier.pricing import Rates
 from freetier.service import FreeTier
-from freetier.values import Grant, GrantState, Settlement
+from freetier.values import Settlement
 
 _PROGRESS_EVERY_S = 0.2
 

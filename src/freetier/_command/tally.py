@@ -11,7 +11,8 @@ from freetier._command.output import Column, facts, table_line
 from freetier._command.rows import Row
 from freetier._command.views import balance_line, pool_record, report_line, report_record
 from freetier.audit import Report
-from freetier.values import Decision, PoolStatus, Serve, Settlement
+from freetier.entries import PoolStatus
+from freetier.values import Decision, Serve, Settlement
 
 OUTCOME_COLUMNS = (
     Column("row", 6, right=True),

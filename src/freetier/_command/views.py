@@ -7,7 +7,8 @@ from datetime import datetime
 
 from freetier._command.output import Column, facts, table, table_line, time_text
 from freetier.audit import INVARIANTS, SEALED, Report
-from freetier.values import Decision, Entry, Kind, PoolStatus
+from freetier.entries import Entry, Kind, PoolStatus
+from freetier.values import Decision
 
 ENTRY_COLUMNS = (
     Column("seq", 6, right=True),

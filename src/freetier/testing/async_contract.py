@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from freetier.entries import Grant
 from freetier.repository import AsyncRepository, Repository
 from freetier.service import AsyncFreeTier
 from freetier.testing.clock import Clock
 from freetier.testing.contract import POLICY, RepositoryContract
-from freetier.values import Grant, Request
+from freetier.values import Request
 
 Opening = AbstractAsyncContextManager[AsyncRepository]
 

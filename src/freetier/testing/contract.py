@@ -17,12 +17,13 @@ from types import MappingProxyType
 import pytest
 from attrs import evolve
 
+from freetier.entries import Grant, GrantState, Kind
 from freetier.errors import IntegrityError
 from freetier.policy import FreeTierPolicy
 from freetier.repository import Deposit, Draw, Ending, Repository
 from freetier.service import FreeTier
 from freetier.testing.clock import Clock
-from freetier.values import Caps, Decision, Grant, GrantState, Kind, Request, Serve, Snapshot
+from freetier.values import Caps, Decision, Request, Serve, Snapshot
 
 POLICY = FreeTierPolicy(
     budgets={"new": 0, "trusted": 50, "elite": 1000},
