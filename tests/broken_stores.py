@@ -42,7 +42,7 @@ class TotalsBeforeInsteadOfAfter(MemoryRepository):
 
 
 class ForgetsAnEndedRequest(MemoryRepository):
-    def draw(self, draw: Draw) -> Entry | None:
+    def draw(self, draw: Draw) -> datetime | None:
         key = draw.request.request_id
         if ("ending", key) in self._entry:
             del self._entry["draw", key], self._entry["ending", key]
@@ -50,33 +50,33 @@ class ForgetsAnEndedRequest(MemoryRepository):
 
 
 class IgnoresTheFloor(MemoryRepository):
-    def draw(self, draw: Draw) -> Entry | None:
+    def draw(self, draw: Draw) -> datetime | None:
         return super().draw(evolve(draw, caps=evolve(draw.caps, floor_sats=0)))
 
 
 class BudgetOffByOne(MemoryRepository):
-    def draw(self, draw: Draw) -> Entry | None:
+    def draw(self, draw: Draw) -> datetime | None:
         caps = evolve(draw.caps, budget_sats=draw.caps.budget_sats + 1)
         return super().draw(evolve(draw, caps=caps))
 
 
 class IgnoresTheCeiling(MemoryRepository):
-    def draw(self, draw: Draw) -> Entry | None:
+    def draw(self, draw: Draw) -> datetime | None:
         return super().draw(evolve(draw, caps=evolve(draw.caps, tier_ceiling_sats=None)))
 
 
 class IgnoresTheRelease(MemoryRepository):
-    def draw(self, draw: Draw) -> Entry | None:
+    def draw(self, draw: Draw) -> datetime | None:
         return super().draw(evolve(draw, caps=evolve(draw.caps, release_sats=None)))
 
 
 class IgnoresTheShare(MemoryRepository):
-    def draw(self, draw: Draw) -> Entry | None:
+    def draw(self, draw: Draw) -> datetime | None:
         return super().draw(evolve(draw, caps=evolve(draw.caps, pool_share_bp=None)))
 
 
 class EndsTwice(MemoryRepository):
-    def end(self, ending: Ending) -> Entry | None:
+    def end(self, ending: Ending) -> datetime | None:
         draw = self._entry.get(("draw", ending.request_id))
         if draw is not None and draw.kind is Kind.RESERVE and ending.kind is Kind.RELEASE:
             self._entry.pop(("ending", draw.key), None)
@@ -86,7 +86,7 @@ class EndsTwice(MemoryRepository):
 
 
 class SettlesAfterExpiry(MemoryRepository):
-    def end(self, ending: Ending) -> Entry | None:
+    def end(self, ending: Ending) -> datetime | None:
         draw = self._entry.get(("draw", ending.request_id))
         if draw is not None and ending.kind is Kind.SETTLE and draw.expires_at is not None:
             longer = evolve(draw, expires_at=draw.expires_at + timedelta(days=1))
@@ -111,7 +111,7 @@ class SettlingKeepsTheAllowance(MemoryRepository):
 
 
 class SettlesWhatItIsTold(MemoryRepository):
-    def end(self, ending: Ending) -> Entry | None:
+    def end(self, ending: Ending) -> datetime | None:
         draw = self._entry.get(("draw", ending.request_id))
         if draw in self._open and ending.kind is Kind.SETTLE:
             self._entry["draw", draw.key] = evolve(draw, absorb_sats=10**6)
@@ -119,7 +119,7 @@ class SettlesWhatItIsTold(MemoryRepository):
 
 
 class LatePaysBelowTheFloor(MemoryRepository):
-    def end(self, ending: Ending) -> Entry | None:
+    def end(self, ending: Ending) -> datetime | None:
         return super().end(evolve(ending, floor_sats=-1000))
 
 
@@ -184,7 +184,7 @@ class ForgetsGates(MemoryRepository):
 
 
 class DrawsAfterAGate(MemoryRepository):
-    def draw(self, draw: Draw) -> Entry | None:
+    def draw(self, draw: Draw) -> datetime | None:
         self._gates.pop(draw.request.request_id, None)
         return super().draw(draw)
 
@@ -218,7 +218,7 @@ class CountsAllDaysAsToday(MemoryRepository):
 class ChecksThenWrites(MemoryRepository):
     """What two statements without a lock do: others get between the look and the write."""
 
-    def draw(self, draw: Draw) -> Entry | None:
+    def draw(self, draw: Draw) -> datetime | None:
         left = self._balance - self._reserved - draw.decision.absorb_sats
         if left < draw.caps.floor_sats or ("draw", draw.request.request_id) in self._entry:
             return None
@@ -255,7 +255,7 @@ class Awaiting(AsyncMemoryRepository):
 class LetsOthersIn(Awaiting):
     """Awaits between the look and the write, with no lock over both."""
 
-    async def draw(self, draw: Draw) -> Entry | None:
+    async def draw(self, draw: Draw) -> datetime | None:
         view = await self.look(draw.request.request_id, draw.at)
         await asyncio.sleep(0)
         left = view.snapshot.available_sats - draw.decision.absorb_sats
@@ -275,7 +275,7 @@ class AnswersBeforeItWrites(Awaiting):
 class MixesUpItsTasks(Awaiting):
     """Keeps what belongs to one task where the next one puts its own."""
 
-    async def draw(self, draw: Draw) -> Entry | None:
+    async def draw(self, draw: Draw) -> datetime | None:
         self._drawing = draw
         await asyncio.sleep(0)
         return await super().draw(self._drawing)

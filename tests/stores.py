@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from datetime import datetime
 
 import psycopg
 
 from freetier._awaiting import AwaitingRepository
 from freetier._blocking import BlockingRepository
-from freetier.entries import Entry
 from freetier.migrations import migrate
 from freetier.repository import Ending
 from tests.postgres_server import Server, database_name
@@ -43,7 +43,7 @@ class InATransaction(BlockingRepository):
 
     savepoint: Callable[[], AbstractContextManager[object]]
 
-    def end(self, ending: Ending) -> Entry | None:
+    def end(self, ending: Ending) -> datetime | None:
         with self.savepoint():
             return super().end(ending)
 
@@ -53,6 +53,6 @@ class InATransactionAsync(AwaitingRepository):
 
     savepoint: Callable[[], AbstractAsyncContextManager[object]]
 
-    async def end(self, ending: Ending) -> Entry | None:
+    async def end(self, ending: Ending) -> datetime | None:
         async with self.savepoint():
             return await super().end(ending)

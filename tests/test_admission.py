@@ -37,10 +37,10 @@ class Contended(MemoryRepository):
     busy = False
     refusals = 0
 
-    def draw(self, draw: Draw) -> Entry | None:
+    def draw(self, draw: Draw) -> datetime | None:
         return None if self._refuses() else super().draw(draw)
 
-    def end(self, ending: Ending) -> Entry | None:
+    def end(self, ending: Ending) -> datetime | None:
         return None if self._refuses() else super().end(ending)
 
     def deposit(self, deposit: Deposit, now: datetime | None) -> Entry | None:
@@ -58,11 +58,11 @@ class Recording(MemoryRepository):
         super().__init__()
         self.asked: list[Draw | Ending | datetime | None] = []
 
-    def draw(self, draw: Draw) -> Entry | None:
+    def draw(self, draw: Draw) -> datetime | None:
         self.asked.append(draw)
         return super().draw(draw)
 
-    def end(self, ending: Ending) -> Entry | None:
+    def end(self, ending: Ending) -> datetime | None:
         self.asked.append(ending)
         return super().end(ending)
 

@@ -39,13 +39,13 @@ class AsyncMemoryRepository(AsyncRepository):
     ) -> View:
         return self._store.look(request_id, now, identity=identity, tier=tier)
 
-    async def draw(self, draw: Draw) -> Entry | None:
+    async def draw(self, draw: Draw) -> datetime | None:
         return self._store.draw(draw)
 
     async def note_gate(self, request: Request, decision: Decision, at: datetime) -> bool:
         return self._store.note_gate(request, decision, at)
 
-    async def end(self, ending: Ending) -> Entry | None:
+    async def end(self, ending: Ending) -> datetime | None:
         return self._store.end(ending)
 
     async def sweep(self, now: datetime | None, limit: int = SWEEP_LIMIT) -> int:

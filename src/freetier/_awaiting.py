@@ -45,13 +45,13 @@ class AwaitingRepository(AsyncRepository, ABC):
     ) -> View:
         return await self.run(_sql.look(request_id, now, identity=identity, tier=tier))
 
-    async def draw(self, draw: Draw) -> Entry | None:
+    async def draw(self, draw: Draw) -> datetime | None:
         return await self.run(_sql.draw(draw))
 
     async def note_gate(self, request: Request, decision: Decision, at: datetime) -> bool:
         return await self.run(_sql.note_gate(request, decision, at))
 
-    async def end(self, ending: Ending) -> Entry | None:
+    async def end(self, ending: Ending) -> datetime | None:
         return await self.run(_sql.end(ending))
 
     async def sweep(self, now: datetime | None, limit: int = SWEEP_LIMIT) -> int:

@@ -45,13 +45,13 @@ class BlockingRepository(Repository, ABC):
     ) -> View:
         return self.run(_sql.look(request_id, now, identity=identity, tier=tier))
 
-    def draw(self, draw: Draw) -> Entry | None:
+    def draw(self, draw: Draw) -> datetime | None:
         return self.run(_sql.draw(draw))
 
     def note_gate(self, request: Request, decision: Decision, at: datetime) -> bool:
         return self.run(_sql.note_gate(request, decision, at))
 
-    def end(self, ending: Ending) -> Entry | None:
+    def end(self, ending: Ending) -> datetime | None:
         return self.run(_sql.end(ending))
 
     def sweep(self, now: datetime | None, limit: int = SWEEP_LIMIT) -> int:

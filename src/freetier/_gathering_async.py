@@ -87,17 +87,19 @@ class Tasks(Generic[W]):
     async def _serve(self, come: Sequence[tuple[W, asyncio.Future[Any]]]) -> None:
         try:
             answers = await self._answers([wanted for wanted, _ in come])
-            for (_, future), answer in zip(come, answers, strict=True):
-                if future.done():
-                    continue
-                if isinstance(answer, Exception):
-                    future.set_exception(answer)
-                else:
-                    future.set_result(answer)
-        finally:
+        except BaseException:
             for _, future in come:
-                future.cancel()  # those without an answer: the loop is being ended
-            self._go_on()
+                future.cancel()  # the loop is being ended
+            raise
+        finally:
+            self._go_on()  # before these go on: the next are under way meanwhile
+        for (_, future), answer in zip(come, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
 
     async def _answers(self, wanted: Sequence[W]) -> Answers:
         try:

@@ -95,16 +95,18 @@ class _ArrayDumper(Dumper):
     psycopg's own looks up how to send each item, and types an array by its largest number.
     """
 
-    def dump(self, obj: list[int | str | None]) -> bytes:
-        return f"{{{','.join(map(_item, obj))}}}".encode()
+    def dump(self, obj: list[Any]) -> bytes:
+        if str in map(type, obj):
+            items = ",".join(map(_quoted, obj))
+        else:
+            items = str(obj)[1:-1].replace("None", "NULL")
+        return f"{{{items}}}".encode()
 
 
-def _item(value: int | str | None) -> str:
-    if value is None:
+def _quoted(text: str | None) -> str:
+    if text is None:
         return "NULL"
-    if isinstance(value, int):
-        return str(value)
-    text = value.replace("\\", "\\\\").replace('"', '\\"')
+    text = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
 
 

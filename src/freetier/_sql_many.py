@@ -77,7 +77,7 @@ DRAW_MANY: Final = f"""
 INSERT INTO freetier_draws (pool, at_us, {", ".join(_DRAWN)})
 VALUES (:pool, CAST(:now_us AS BIGINT),
   {_arrays(_DRAWN)})
-RETURNING at_us, seqs, balances_sats, reserved_sats
+RETURNING at_us, seqs
 """
 
 _ENDED: Final = {
@@ -93,6 +93,17 @@ _ENDED: Final = {
     "end_holds": "ends_hold",
     "free_allowances": "frees_allowance",
 }
+
+# By what an ending is told from the others.
+_TOLD_APART: Final = (
+    "kind",
+    "key",
+    "absorb_sats",
+    "charge_sats",
+    "refund_sats",
+    "overrun_sats",
+    "uncovered_sats",
+)
 
 # Each meets the journal's guard, which sees those before it, and works out seq, time and totals.
 END_MANY: Final = f"""
@@ -114,7 +125,7 @@ CROSS JOIN LATERAL (SELECT * FROM freetier_journal AS g
   WHERE g.pool = p.pool AND g.key = d.key AND g.once = 'draw' AND g.kind = 'reserve' LIMIT 1) AS g
 WHERE p.pool = :pool
 ORDER BY d.place
-RETURNING{parts.ENTRY_COLUMNS}
+RETURNING at_us, {", ".join(_TOLD_APART)}
 """
 
 
@@ -159,11 +170,8 @@ def _looked(each: Sequence[Params], rows: Rows) -> Sequence[Rows]:
 def _drawn(each: Sequence[Params], rows: Rows) -> Sequence[Rows]:
     if not rows:  # all were refused
         return [[]] * len(each)
-    ((at_us, seqs, balances, reserved),) = rows
-    return [
-        [] if seq is None else [(seq, at_us, balance, held)]
-        for seq, balance, held in zip(seqs, balances, reserved, strict=True)
-    ]
+    ((at_us, seqs),) = rows
+    return [[] if seq is None else [(at_us,)] for seq in seqs]
 
 
 def _ended(each: Sequence[Params], rows: Rows) -> Sequence[Rows]:
@@ -172,23 +180,11 @@ def _ended(each: Sequence[Params], rows: Rows) -> Sequence[Rows]:
     written = deque(rows)
     found: list[Rows] = []
     for params in each:
-        figures = [params[name] for name in _ENDING_FIGURES]
-        mine = bool(written) and figures == [written[0][place] for place in _ENDING_PLACES]
-        found.append([written.popleft()] if mine else [])
+        figures = tuple(params[name] for name in _TOLD_APART)
+        mine = bool(written) and figures == tuple(written[0][1:])
+        found.append([written.popleft()[:1]] if mine else [])
     return found
 
-
-_ENDING_FIGURES: Final = (
-    "kind",
-    "key",
-    "absorb_sats",
-    "charge_sats",
-    "refund_sats",
-    "overrun_sats",
-    "uncovered_sats",
-)
-_COLUMNS = [name.strip() for name in parts.ENTRY_COLUMNS.split(",")]
-_ENDING_PLACES: Final = tuple(_COLUMNS.index(name) for name in _ENDING_FIGURES)
 
 _MANY: Final[Mapping[str, _Many]] = {
     LOOK: _Many(LOOK_MANY, {"keys": "key", "identities": "identity", "tiers": "tier"}, _looked),

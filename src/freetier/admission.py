@@ -64,9 +64,9 @@ def admit(
                 return grant
         else:
             yield from _swept(view, now)
-            entry: Entry | None = yield _draw(policy, grant, request)
-            if entry is not None:
-                return grant if entry.at == at else evolve(grant, reserved_at=entry.at)
+            written: datetime | None = yield _draw(policy, grant, request)
+            if written is not None:
+                return grant if written == at else evolve(grant, reserved_at=written)
         refusals += not view.due
     raise _contended(f"request {shown(request.request_id)}")
 

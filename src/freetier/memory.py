@@ -78,8 +78,8 @@ class MemoryRepository(Repository):
             )
             return View(snapshot, self._grant(request_id, at), len(due))
 
-    def draw(self, draw: Draw) -> Entry | None:
-        """Write a reserve or a grant. None when a limit is short or the id is known."""
+    def draw(self, draw: Draw) -> datetime | None:
+        """Write a reserve or a grant; its time. None when a limit is short or the id is known."""
         with self._lock:
             at = self._time(draw.at)
             key, absorb, caps = draw.request.request_id, draw.decision.absorb_sats, draw.caps
@@ -127,7 +127,7 @@ class MemoryRepository(Repository):
                 rooms=dict(draw.decision.rooms),
                 resets_at=draw.decision.resets_at,
                 expires_at=draw.expires_at,
-            )
+            ).at
 
     def note_gate(self, request: Request, decision: Decision, at: datetime) -> bool:
         """Note that a known identity was gated. False when the id is known. Moves no sats."""
@@ -140,8 +140,8 @@ class MemoryRepository(Repository):
             )
             return True
 
-    def end(self, ending: Ending) -> Entry | None:
-        """Write an ending. None when the grant cannot end so, or the pool cannot pay a late one."""
+    def end(self, ending: Ending) -> datetime | None:
+        """Write an ending; its time. None when the grant cannot end so, or a late one be paid."""
         with self._lock:
             key, kind = ending.request_id, ending.kind
             at = self._time(ending.at)
@@ -174,7 +174,7 @@ class MemoryRepository(Repository):
                 price_sats=draw.price_sats,
                 absorb_sats=absorbed,
                 **_settled(ending),
-            )
+            ).at
 
     def sweep(self, now: datetime | None, limit: int = SWEEP_LIMIT) -> int:
         """Expire at most `limit` of the grants that are due; how many it did."""

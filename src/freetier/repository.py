@@ -10,8 +10,8 @@ The store's time never runs back: it is the later of the clock and the last entr
 The promises, each held by a test of `freetier.testing.RepositoryContract` with its number:
 
  1. The journal is append-only, and `seq` runs 1 … n without a gap.
- 2. A write gives the entry as it stands, with the pool's totals after it, which follow from the
-    entry before.
+ 2. An entry has the pool's totals after it, which follow from the entry before. A deposit gives
+    its entry as it stands, a draw and an ending when they were written.
  3. A request is drawn for once, under one id, for ever; a second draw is refused.
  4. A draw that the pool cannot pay above its floor is refused.
  5. A draw over the identity's budget, the tier's ceiling or the day's release is refused.
@@ -143,16 +143,16 @@ class Repository(Protocol):
         """The pool, what `identity` and `tier` used today, and the grant that this id has."""
 
     @abstractmethod
-    def draw(self, draw: Draw) -> Entry | None:
-        """Write a reserve or a grant. None when a limit is short or the id is known."""
+    def draw(self, draw: Draw) -> datetime | None:
+        """Write a reserve or a grant; its time. None when a limit is short or the id is known."""
 
     @abstractmethod
     def note_gate(self, request: Request, decision: Decision, at: datetime) -> bool:
         """Note that a known identity was gated. False when the id is known. Moves no sats."""
 
     @abstractmethod
-    def end(self, ending: Ending) -> Entry | None:
-        """Write an ending. None when the grant cannot end so, or the pool cannot pay a late one."""
+    def end(self, ending: Ending) -> datetime | None:
+        """Write an ending; its time. None when the grant cannot end so, or a late one be paid."""
 
     @abstractmethod
     def sweep(self, now: datetime | None, limit: int = SWEEP_LIMIT) -> int:
@@ -211,7 +211,7 @@ class AsyncRepository(Protocol):
         """See `Repository.look`."""
 
     @abstractmethod
-    async def draw(self, draw: Draw) -> Entry | None:
+    async def draw(self, draw: Draw) -> datetime | None:
         """See `Repository.draw`."""
 
     @abstractmethod
@@ -219,7 +219,7 @@ class AsyncRepository(Protocol):
         """See `Repository.note_gate`."""
 
     @abstractmethod
-    async def end(self, ending: Ending) -> Entry | None:
+    async def end(self, ending: Ending) -> datetime | None:
         """See `Repository.end`."""
 
     @abstractmethod

@@ -399,9 +399,7 @@ CREATE VIEW {schema}.freetier_draws AS SELECT
   CAST(NULL AS TEXT[]) AS rooms,
   CAST(NULL AS BIGINT[]) AS resets_at_us,
   CAST(NULL AS BIGINT[]) AS expires_at_us,
-  CAST(NULL AS BIGINT[]) AS seqs,
-  CAST(NULL AS BIGINT[]) AS balances_sats,
-  CAST(NULL AS BIGINT[]) AS reserved_sats
+  CAST(NULL AS BIGINT[]) AS seqs
 WHERE FALSE;
 
 -- The guard of sets: to each draw exactly the answer that it would get from the journal's guard
@@ -562,8 +560,6 @@ BEGIN
     RETURN NULL;
   END IF;
   NEW.seqs := seqs;
-  NEW.balances_sats := balances;
-  NEW.reserved_sats := reserved;
   -- 4. What follows from those accepted, the pool first.
   p.balance_sats := p.balance_sats - paid;
   p.reserved_sats := p.reserved_sats + held;
@@ -594,7 +590,7 @@ BEGIN
     NEW.kinds, NEW.keys, NEW.identities, NEW.tiers, NEW.prices_sats, NEW.absorbs_sats,
     NEW.charges_sats, NEW.budgets_sats, NEW.tier_ceilings_sats, NEW.releases_sats,
     NEW.floors_sats, NEW.pool_shares_bp, NEW.bounds_by, NEW.rooms, NEW.resets_at_us,
-    NEW.expires_at_us, NEW.seqs, NEW.balances_sats, NEW.reserved_sats
+    NEW.expires_at_us, seqs, balances, reserved
   ) AS d (
     kind, key, identity, tier, price_sats, absorb_sats, charge_sats, budget_sats,
     tier_ceiling_sats, release_sats, floor_sats, pool_share_bp, bound_by, rooms, resets_at_us,
@@ -611,7 +607,7 @@ BEGIN
     coalesce(d.identity, d.tier, ''), CAST(sum(d.absorb_sats) AS BIGINT)
   FROM (
     SELECT d.identity COLLATE "C" AS identity, d.tier COLLATE "C" AS tier, d.absorb_sats
-    FROM unnest(NEW.identities, NEW.tiers, NEW.absorbs_sats, NEW.seqs)
+    FROM unnest(NEW.identities, NEW.tiers, NEW.absorbs_sats, seqs)
       AS d (identity, tier, absorb_sats, seq)
     WHERE d.seq IS NOT NULL
   ) AS d
@@ -621,7 +617,7 @@ BEGIN
   IF held > 0 THEN
     INSERT INTO {schema}.freetier_open (pool, expires_at_us, key, absorb_sats)
     SELECT NEW.pool, d.expires_at_us, d.key, d.absorb_sats
-    FROM unnest(NEW.kinds, NEW.keys, NEW.absorbs_sats, NEW.expires_at_us, NEW.seqs)
+    FROM unnest(NEW.kinds, NEW.keys, NEW.absorbs_sats, NEW.expires_at_us, seqs)
       AS d (kind, key, absorb_sats, expires_at_us, seq)
     WHERE d.kind = 'reserve' AND d.seq IS NOT NULL;
   END IF;
