@@ -87,22 +87,21 @@ class Tasks(Generic[W]):
     async def _serve(self, come: Sequence[tuple[W, asyncio.Future[Any]]]) -> None:
         try:
             answers = await self._answers([wanted for wanted, _ in come])
-        except BaseException:
-            for _, future in come:
-                future.cancel()  # the loop is being ended
-            raise
+            for (_, future), answer in zip(come, answers, strict=True):
+                if future.done():
+                    continue
+                if isinstance(answer, Exception):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
         finally:
-            self._go_on()  # before these go on: the next are under way meanwhile
-        for (_, future), answer in zip(come, answers, strict=True):
-            if future.done():
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+            for _, future in come:
+                future.cancel()  # those without an answer: the loop is being ended
 
     async def _answers(self, wanted: Sequence[W]) -> Answers:
         try:
             return await self._together(wanted)
         except Exception as error:  # nobody's own; who waits is told of it, and not cancelled
             return [error for _ in wanted]
+        finally:
+            self._go_on()  # the next are under way while these go on
