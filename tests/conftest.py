@@ -51,6 +51,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for name, number in report.user_properties:
             if name in figures.TO_REACH:
                 counted[name] += number
+    figures.note(counted)
     if counted:
         terminalreporter.write_sep("-", "figures")
         for line in figures.lines(counted):

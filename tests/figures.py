@@ -1,12 +1,18 @@
 """What the tests counted of what they are to reach: printed at the end of a run.
 
-A test adds to a figure by the fixture `count_of`; the processes of a run add up.
+A test adds to a figure by the fixture `count_of`; the processes of a run add up. What takes longer
+runs by itself: with `FREETIER_TEST_FIGURES=FILE` each run notes in the file what it counted, and
+`python -m tests.figures FILE` adds them up, and fails unless each figure is reached.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -39,6 +45,13 @@ def often(every_day: int, in_all: int) -> list[Any]:
     ]
 
 
+def note(counted: Counter[str]) -> None:
+    """Add a run's count to the file, if there is to be one."""
+    if path := os.environ.get("FREETIER_TEST_FIGURES"):
+        with Path(path).open("a", encoding="utf-8") as file:
+            print(json.dumps(counted), file=file)
+
+
 def lines(counted: Counter[str]) -> list[str]:
     """The table, of what was counted in this run."""
     return [
@@ -46,3 +59,18 @@ def lines(counted: Counter[str]) -> list[str]:
         for name, least in TO_REACH.items()
         if name in counted
     ]
+
+
+def main(path: str) -> int:
+    """Print what all runs counted together; 1 unless each figure is reached."""
+    counted = Counter[str](dict.fromkeys(TO_REACH, 0))
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        counted.update(json.loads(line))
+    print(*lines(counted), sep="\n")
+    short = [name for name, least in TO_REACH.items() if counted[name] < least]
+    print("not reached:", ", ".join(short)) if short else print("all figures are reached")
+    return 1 if short else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,17 +1,19 @@
 """Deliberate defects, each of which the tests must find.
 
 `python -m tests.seeded_bugs` puts each in turn into a copy of the code, and runs the tests that
-ought to fail by it; whatever passes is a hole in the tests. Arguments are numbers of defects.
+ought to fail by it; whatever passes is a hole in the tests. Without any they must pass: that is
+seen first. Arguments are numbers of defects.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -227,49 +229,48 @@ DEFECTS: Final = (
 )
 
 
-def passes(defect: Defect, folder: Path) -> bool:
-    """Whether the tests pass in spite of the defect, in a copy of the project."""
-    copy = folder / "copy"
-    for part in ("src", "tests", "examples", "docs", "benchmarks"):
-        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
-    path = copy / defect.path
-    text = path.read_text("utf-8")
-    assert text.count(defect.right) == 1, defect.what
-    path.write_text(text.replace(defect.right, defect.wrong), "utf-8")
-    tests = [f"tests/{name}" for name in defect.tests.split()]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-n0",
-            "-x",
-            "--timeout=120",
-            "-p",
-            "no:cacheprovider",
-            *tests,
-        ],
-        cwd=copy,
-        env={**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode in (0, 1), done.stdout[-3000:] + done.stderr[-3000:]
-    return done.returncode == 0
+def first_to_fail(tests: Iterable[str], defect: Defect | None = None) -> str | None:
+    """The first of the tests that fails in a copy of the project, with the defect put in."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for part in ("src", "tests", "examples", "docs", "benchmarks"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        if defect is not None:
+            path = copy / defect.path
+            text = path.read_text("utf-8")
+            assert text.count(defect.right) == 1, defect.what
+            path.write_text(text.replace(defect.right, defect.wrong), "utf-8")
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "pytest", "-n0", "-x", "--timeout=120"),
+                *("-p", "no:cacheprovider", *(f"tests/{name}" for name in tests)),
+            ],
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode == 0:
+        return None
+    named = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    assert done.returncode == 1 and named, done.stdout[-3000:] + done.stderr[-3000:]
+    return named[1]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Try them; 1 if one was not found."""
-    wanted = [int(argument) for argument in arguments] or range(1, len(DEFECTS) + 1)
+    """Try them; 1 if one was not found, or if a test fails without any."""
+    wanted = [DEFECTS[int(argument) - 1] for argument in arguments] or DEFECTS
+    tests = sorted({name for defect in wanted for name in defect.tests.split()})
+    if failed := first_to_fail(tests):
+        print(f"{failed} fails by itself")
+        return 1
     missed = 0
-    for number in wanted:
-        defect = DEFECTS[number - 1]
-        with tempfile.TemporaryDirectory() as folder:
-            not_found = passes(defect, Path(folder))
-        missed += not_found
-        print(f"{number:3}  {'MISSED' if not_found else 'found '}  {defect.what}", flush=True)
+    for defect in wanted:
+        found_by = first_to_fail(defect.tests.split(), defect)
+        missed += found_by is None
+        print(f"{defect.what}: {found_by or 'MISSED'}", flush=True)
     print(f"{len(wanted) - missed} of {len(wanted)} found")
     return 1 if missed else 0
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, Protocol
 
+import psycopg
 import pytest
 from attrs import frozen
 
@@ -17,7 +19,8 @@ from freetier.audit import INVARIANTS, SEALED
 from freetier.entries import Entry, Kind
 from freetier.memory import MemoryRepository
 from freetier.migrations import migrate
-from freetier.repository import PAGE, Books, Deposit
+from freetier.postgres import PostgresRepository
+from freetier.repository import PAGE, Books, Deposit, Repository
 from freetier.sqlite import SQLiteRepository
 from freetier.testing import Clock
 
@@ -25,12 +28,18 @@ from freetier.testing import Clock
 SEED, CREDIT, DRAW, SETTLE, DRAW_2, RELEASE, DRAW_3, EXPIRE, LATE, GRANT, OPEN = range(1, 12)
 
 
+class Connection(Protocol):
+    """A plain connection, of either database."""
+
+    def execute(self, statement: Any, /) -> Any: ...
+
+
 @frozen
 class Tampered:
     """A ledger whose guard was taken away, and the connection to change it by hand."""
 
     ledger: FreeTier
-    connection: sqlite3.Connection
+    connection: Connection
     checkpoint: Checkpoint  # as of `DRAW_2`
 
     def broken(self, since: Checkpoint | None = None) -> dict[int, int | None]:
@@ -39,35 +48,64 @@ class Tampered:
         return {problem.invariant: problem.seq for problem in report.problems}
 
 
-@pytest.fixture(params=[_sorting.PART, 2], ids=["in memory", "through a file"])
-def tampered(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Tampered]:
-    monkeypatch.setattr(_sorting, "PART", request.param)
-    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as connection:
-        migrate(connection)
-        clock = Clock()
-        ledger = FreeTier(FreeTierPolicy(), SQLiteRepository(connection), clock=clock)
-        ledger.seed()
-        ledger.credit("invoice", 95)
-        ledger.reserve(Request("settled", "ada", "trusted", 250))
-        ledger.settle("settled", 220)
-        ledger.reserve(Request("released", "bob", "trusted", 30))
-        checkpoint = ledger.verify().checkpoint
-        assert checkpoint is not None
-        ledger.release("released")
-        ledger.reserve(Request("expired", "cyd", "trusted", 40), ttl=timedelta(minutes=1))
-        clock.advance(minutes=1)
-        ledger.settle("expired", 35)
-        ledger.record_grant(Request("session", "dan", "elite", 50))
-        ledger.reserve(Request("open", "eve", "elite", 60))
-        assert ledger.verify().ok
-        triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-        for (name,) in connection.execute(triggers).fetchall():
-            connection.execute(f"DROP TRIGGER {name}")
-        connection.execute("DROP INDEX freetier_journal_once")
-        connection.execute("PRAGMA ignore_check_constraints = ON")
-        yield Tampered(ledger, connection, checkpoint)
+@pytest.fixture(params=["in memory", "through a file", "on Postgres"])
+def tampered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tampered]:
+    if request.param == "through a file":
+        monkeypatch.setattr(_sorting, "PART", 2)
+    if request.param == "on Postgres":
+        dsn: str = request.getfixturevalue("postgres_dsn")
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            migrate(connection)
+            ledger, checkpoint = busy(PostgresRepository(connection))
+            unguard_postgres(connection)
+            yield Tampered(ledger, connection, checkpoint)
+    else:
+        path: Path = request.getfixturevalue("tmp_path")
+        with closing(sqlite3.connect(path / "ledger.db", isolation_level=None)) as file:
+            migrate(file)
+            ledger, checkpoint = busy(SQLiteRepository(file))
+            unguard_sqlite(file)
+            yield Tampered(ledger, file, checkpoint)
+
+
+def busy(repository: Repository) -> tuple[FreeTier, Checkpoint]:
+    clock = Clock()
+    ledger = FreeTier(FreeTierPolicy(), repository, clock=clock)
+    ledger.seed()
+    ledger.credit("invoice", 95)
+    ledger.reserve(Request("settled", "ada", "trusted", 250))
+    ledger.settle("settled", 220)
+    ledger.reserve(Request("released", "bob", "trusted", 30))
+    checkpoint = ledger.verify().checkpoint
+    assert checkpoint is not None
+    ledger.release("released")
+    ledger.reserve(Request("expired", "cyd", "trusted", 40), ttl=timedelta(minutes=1))
+    clock.advance(minutes=1)
+    ledger.settle("expired", 35)
+    ledger.record_grant(Request("session", "dan", "elite", 50))
+    ledger.reserve(Request("open", "eve", "elite", 60))
+    assert ledger.verify().ok
+    return ledger, checkpoint
+
+
+def unguard_sqlite(connection: sqlite3.Connection) -> None:
+    triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+    for (name,) in connection.execute(triggers).fetchall():
+        connection.execute(f"DROP TRIGGER {name}")
+    connection.execute("DROP INDEX freetier_journal_once")
+    connection.execute("PRAGMA ignore_check_constraints = ON")
+
+
+def unguard_postgres(connection: psycopg.Connection) -> None:
+    connection.execute("SET session_replication_role = replica")  # no trigger fires
+    connection.execute("DROP INDEX freetier_journal_once")
+    checks = (
+        "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname)"
+        " FROM pg_constraint WHERE contype = 'c' AND conrelid > 0"
+        " AND connamespace = current_schema()::regnamespace"
+    )
+    for (drop,) in connection.execute(checks).fetchall():
+        connection.execute(drop)
 
 
 def _journal(seq: int, change: str) -> str:
@@ -136,6 +174,8 @@ def _journal(seq: int, change: str) -> str:
         ("UPDATE freetier_pool SET at_us = at_us - 1", 9, None),
         ("INSERT INTO freetier_usage VALUES ('main', 9223372036854775807, 'pool', '', 1)", 6, None),
         (_journal(OPEN, "seq = 50"), 4, 50),
+        (_journal(CREDIT, "seq = 0"), 4, 0),
+        (_journal(CREDIT, "seq = -9223372036854775808"), 4, -(2**63)),
     ],
 )
 def test_tampering_is_found(
@@ -156,12 +196,25 @@ def test_first_of_many_is_named(tampered: Tampered) -> None:
     assert tampered.broken()[10] == DRAW
 
 
+def test_a_grant_that_is_open_twice(tampered: Tampered) -> None:
+    """A second row of an open grant is said: the next call would count its sats twice."""
+    tampered.connection.execute(
+        "INSERT INTO freetier_open (pool, expires_at_us, key, absorb_sats)"
+        " SELECT pool, expires_at_us - 5, key, absorb_sats FROM freetier_open"
+    )
+    with pytest.raises(IntegrityError, match="freetier_open has grant 'open' twice"):
+        tampered.ledger.verify()
+
+
 @pytest.mark.parametrize(
     "change",
     [
         _journal(GRANT, "kind = 'zzz'"),
         _journal(GRANT, "rooms = 'none'"),
         _journal(GRANT, "rooms = '[1]'"),
+        _journal(GRANT, 'rooms = \'{"pool": "1"}\''),
+        _journal(GRANT, r"""rooms = '{"\ud800": 1}'"""),
+        _journal(GRANT, f"rooms = '{'[' * 100_000}'"),
         _journal(GRANT, "at_us = 4611686018427387904"),
         _journal(GRANT, "day = 4611686018427387904"),
         _journal(OPEN, "expires_at_us = 4611686018427387904"),
@@ -207,7 +260,10 @@ def test_every_invariant_is_tried() -> None:
 
 def planted(tampered: Tampered, of: int, seq: int) -> None:
     """Put a copy of an entry behind the journal's end."""
-    columns = [row[1] for row in tampered.connection.execute("PRAGMA table_info(freetier_journal)")]
+    nothing = tampered.connection.execute("SELECT * FROM freetier_journal WHERE 1 = 0")
+    columns = [column[0] for column in nothing.description]
+    if isinstance(tampered.connection, sqlite3.Connection):
+        columns.remove("once")  # there it follows from the others
     names = ", ".join(column for column in columns if column != "seq")
     tampered.connection.execute(
         f"INSERT INTO freetier_journal (seq, {names})"

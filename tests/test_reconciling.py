@@ -147,12 +147,16 @@ def test_when_all_is_credited(run: Run, credited: str) -> None:
     ("text", "named"),
     [
         ("payment_hash,paid_sats\none,7.5\n", "paid_sats: expected a whole number of sats"),
-        ("payment_hash,paid_sats\n,7\n", "payment_hash: expected a payment hash"),
-        ("hash,paid_sats\none,7\n", "payment_hash: expected a payment hash"),
+        ("payment_hash,paid_sats\none,0\n", "paid_sats: expected a whole number of sats from 1"),
+        ("payment_hash,paid_sats\n,7\n", "payment_hash: expected text of 1 to 256 characters"),
+        ("hash,paid_sats\none,7\n", "header: expected the columns payment_hash, paid_sats"),
+        ("one,7\n", "header: expected the columns payment_hash, paid_sats"),
+        ("", "header: expected the columns payment_hash, paid_sats"),
+        ("\n\n", "header: expected the columns payment_hash, paid_sats"),
     ],
 )
 def test_a_file_that_is_none(run: Run, credited: str, text: str, named: str) -> None:
-    """A row that is no payment is named, with its number; nothing is compared."""
+    """A row that is no payment is named, and a list without a header; nothing is compared."""
     Path("paid.csv").write_text(text, "utf-8")
     code, out, err = run("reconcile", "--db", credited, "paid.csv")
     assert (code, out) == (2, "")

@@ -115,6 +115,7 @@ def test_a_kept_head_is_a_prefix(small: FreeTier) -> None:
     """A head that was kept still holds when the journal has grown; and one leads to the next."""
     kept = small.seal()
     assert small.verify(head=START).ok
+    assert not small.verify(head=Head(0, "f" * 64)).ok
     small.donate("another", 9)
     report = small.verify(head=kept)
     assert (report.ok, report.against, report.head) == (True, kept, small.seal())
@@ -139,7 +140,7 @@ def test_a_journal_that_was_cut(small: FreeTier, clock: Clock) -> None:
     short.seed()
     (problem,) = short.verify(head=small.seal()).problems
     assert (problem.invariant, problem.seq) == (11, None)
-    assert problem.detail == "it ends at entry 1, before the head"
+    assert problem.detail == "there is no entry 5, the head's"
     with pytest.raises(IntegrityError, match="has no entry 5"):
         short.seal(since=small.seal())
 

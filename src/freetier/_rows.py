@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from freetier import journal
 from freetier.entries import Entry, Grant, GrantState, Kind, PoolStatus
-from freetier.errors import IntegrityError, SchemaError
+from freetier.errors import IntegrityError, SchemaError, shown
 from freetier.repository import Books, View
 from freetier.values import EPOCH, Decision, Limit, Serve, Snapshot, from_us, to_us
 
@@ -108,6 +108,8 @@ def books(rows: Sequence[Row]) -> Books:
     pool = one([row for row in rows if row[0] == "pool" and row[5] is None])
     for part, number, sats, _, _, name, *_ in rows:
         if part == "open":
+            if name in open_:
+                raise IntegrityError(f"freetier_open has grant {shown(name)} twice")
             open_[name] = (number, sats)
         elif name is not None:
             used[number, part, name] = sats
@@ -146,7 +148,7 @@ def _readable(where: str, read: Callable[[Any], T], value: Any) -> T:
     """What `read` makes of a value that the schema would not have let in otherwise."""
     try:
         return read(value)
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise IntegrityError(f"{where} cannot be read: {error}") from error
 
 
@@ -163,6 +165,10 @@ def _rooms(text: str) -> dict[str, int]:
     rooms = json.loads(text)
     if not isinstance(rooms, dict):
         raise TypeError("rooms are no object")
+    for name, sats in rooms.items():
+        name.encode()  # JSON can spell what is no text
+        if type(sats) is not int:
+            raise TypeError(f"the room of {name!r} is no whole number")
     return {_limit(name): sats for name, sats in rooms.items()}
 
 

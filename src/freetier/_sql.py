@@ -154,7 +154,7 @@ ORDER BY seq LIMIT 1
 
 ENTRIES: Final = f"""
 SELECT{parts.ENTRY_COLUMNS}
-FROM freetier_journal WHERE pool = :pool AND seq > :after
+FROM freetier_journal WHERE pool = :pool AND seq >= :first
 ORDER BY seq LIMIT :limit
 """
 
@@ -281,7 +281,7 @@ def find(kind: Kind, key: str) -> Query[Entry | None]:
 
 
 def entries(after: int = 0, limit: int = PAGE) -> Query[list[Entry]]:
-    params: Params = {"pool": POOL, "after": after, "limit": limit}
+    params: Params = {"pool": POOL, "first": after + 1, "limit": limit}
     return Query(ENTRIES, params, lambda rows: [_rows.entry(row) for row in rows])
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from operator import itemgetter
+from typing import Final
 
 from attrs import field, frozen
 
@@ -25,6 +26,10 @@ from freetier.sealing import START, Head
 from freetier.steps import Step, Steps
 
 __all__ = ["INVARIANTS", "SEALED", "Problem", "Report", "audit"]
+
+
+_BEFORE_ALL: Final = -(2**63) - 1
+"""Below every `seq` that a database could hold: an entry planted before the first is read too."""
 
 
 @frozen
@@ -58,8 +63,9 @@ def audit(against: Head | None = None, since: Checkpoint | None = None) -> Steps
     What was written between the two reads is read then. What lies before a checkpoint is trusted,
     and looked up by its key where a later entry goes on from it, or repeats it.
     """
-    if since is not None and against is not None and against.seq < since.head.seq:
-        raise InvalidInput("head", str(against), f"a head from entry {since.head.seq} on")
+    if since is not None and against is not None and against.seq <= since.head.seq:
+        expected = f"a head after entry {since.head.seq}; up to there the checkpoint is trusted"
+        raise InvalidInput("head", str(against), expected)
     with Sorter[Key](lambda row: row) as keys, Sorter[Late](itemgetter(0, 1)) as lates:
         auditor = Auditor(against, keys, lates)
         if since is not None:
@@ -94,7 +100,7 @@ def _read(auditor: Auditor, since: Checkpoint | None, until: int = sys.maxsize) 
     """Take the entries that come after the last one, page by page, as far as `until`."""
 
     def next_page(store: Repository) -> list[Entry]:
-        return store.entries(auditor.seq)
+        return store.entries(auditor.seq if auditor.count else _BEFORE_ALL)
 
     while page := (yield next_page):
         for entry in page:

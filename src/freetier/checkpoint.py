@@ -10,7 +10,7 @@ from attrs import frozen
 from freetier.entries import Kind
 from freetier.errors import InvalidInput
 from freetier.repository import Books
-from freetier.sealing import Head, parse_head
+from freetier.sealing import START, Head, parse_head
 from freetier.values import from_us, to_us
 
 _EXPECTED = "a checkpoint, as `verify` gives it"
@@ -25,6 +25,10 @@ class Checkpoint:
 
     head: Head
     books: Books
+
+    def __attrs_post_init__(self) -> None:
+        if self.head.seq == 0 and self.head != START:
+            raise InvalidInput("checkpoint", str(self.head), _EXPECTED)
 
     def __str__(self) -> str:
         """As JSON, for `parse_checkpoint`."""

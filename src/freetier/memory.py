@@ -242,7 +242,8 @@ class MemoryRepository(Repository):
     def entries(self, after: int = 0, limit: int = PAGE) -> list[Entry]:
         """A page of the journal, in order, from after seq `after` on."""
         with self._lock:
-            return self._journal[after : after + limit]
+            first = max(after, 0)
+            return self._journal[first : first + limit]
 
     def books(self) -> Books:
         """The derived tables, all of one instant."""

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -33,10 +33,11 @@ def lines_of(path: str) -> Iterator[Iterator[str]]:
 
 
 def numbered_rows(
-    lines: Iterator[str], path: str, asked: Format | None
+    lines: Iterator[str], path: str, asked: Format | None, columns: Collection[str] = ()
 ) -> Iterator[tuple[int, Cells]]:
     """The rows, in the format asked for, or that of the name, or that the first line looks like.
 
+    columns: those that the header of a CSV must have; then a file without a header is an error.
     Raises `InvalidInput` that names the file and the row.
     """
     source = source_name(path)
@@ -44,7 +45,8 @@ def numbered_rows(
     with located(source, number):
         first = _first_line(lines)
     chosen = asked or _BY_SUFFIX.get(Path(path).suffix.lower()) or _looks_like(first)
-    rows = _FORMATS[chosen](chain([first], lines))
+    every = chain([first], lines)
+    rows = _csv_rows(every, columns) if chosen == "csv" else _json_rows(every)
     while True:
         with located(source, number):
             cells = next(rows, None)
@@ -88,13 +90,13 @@ def _looks_like(line: str) -> Format:
     return "jsonl" if line.lstrip().startswith("{") else "csv"
 
 
-def _csv_rows(lines: Iterator[str]) -> Iterator[Cells]:
+def _csv_rows(lines: Iterator[str], columns: Collection[str]) -> Iterator[Cells]:
     reader = csv.reader(lines, strict=True)  # else an open quote eats the file's rest
     header: list[str] | None = None
     try:
         for cells in reader:
             if header is None:
-                header = _checked_header(cells)
+                header = _checked_header(cells, columns)
             elif cells:
                 if len(cells) != len(header):
                     raise InvalidInput("row", cells, f"{len(header)} cells, as in the header")
@@ -104,7 +106,9 @@ def _csv_rows(lines: Iterator[str]) -> Iterator[Cells]:
         raise InvalidInput("row", line, f"well-formed CSV ({error})") from error
 
 
-def _checked_header(cells: list[str]) -> list[str]:
+def _checked_header(cells: list[str], columns: Collection[str]) -> list[str]:
+    if not set(columns) <= set(cells):
+        raise InvalidInput("header", cells, f"the columns {', '.join(columns)}")
     if len(set(cells)) < len(cells):
         raise InvalidInput("header", cells, "a name of its own for each column")
     return cells
@@ -128,6 +132,3 @@ def _decoded(lines: Iterable[str]) -> Iterator[str]:
     except UnicodeDecodeError as error:
         bad = error.object[error.start : error.start + 4]
         raise InvalidInput("text", bad, "UTF-8") from error
-
-
-_FORMATS = {"csv": _csv_rows, "jsonl": _json_rows}

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from freetier._command.input import Cells, lines_of, located, numbered_rows, source_name
 from freetier._command.ledger import read_only
 from freetier._command.output import Output, facts, table
-from freetier.errors import InvalidInput
 from freetier.reconciling import Reconciliation
+from freetier.values import check_id, check_sats
 
 _DIGITS = re.compile(r"[0-9]{1,16}", re.ASCII)
 
@@ -18,7 +18,8 @@ _DIGITS = re.compile(r"[0-9]{1,16}", re.ASCII)
 def reconcile(arguments: Namespace, out: Output) -> int:
     """Name the payments that lack their credit; 1 if there are any."""
     with lines_of(arguments.file) as lines:
-        numbered = numbered_rows(lines, arguments.file, arguments.format)
+        columns = (arguments.hash_column, arguments.sats_column)
+        numbered = numbered_rows(lines, arguments.file, arguments.format, columns)
         paid = list(_payments(numbered, source_name(arguments.file), arguments))
     with read_only(arguments) as ledger:
         found = ledger.reconcile(paid)
@@ -35,19 +36,14 @@ def _payments(
 
 
 def _hash(cells: Cells, column: str) -> str:
-    value = cells.get(column)
-    if not isinstance(value, str) or not value:
-        raise InvalidInput(column, value, "a payment hash")
-    return value
+    return check_id(column, cells.get(column))
 
 
 def _sats(cells: Cells, column: str) -> int:
     value = cells.get(column)
     if isinstance(value, str) and _DIGITS.fullmatch(value):
-        return int(value)
-    if type(value) is int:
-        return value
-    raise InvalidInput(column, value, "a whole number of sats")
+        value = int(value)
+    return check_sats(column, value, least=1)
 
 
 def _record(found: Reconciliation) -> dict[str, object]:

@@ -121,7 +121,8 @@ def report_lines(report: Report) -> Iterator[str]:
     broken = {problem.invariant: problem for problem in report.problems}
     for number in _checked(report):
         problem = broken.get(number)
-        yield f"{number:>2}  {'broken' if problem else 'ok':<6}  {INVARIANTS[number]}"
+        since = f", after entry {report.trusted}" if number == SEALED and report.trusted else ""
+        yield f"{number:>2}  {'broken' if problem else 'ok':<6}  {INVARIANTS[number]}{since}"
         if problem:
             where = "the totals" if problem.seq is None else f"entry {problem.seq}"
             yield f"            {where}: {problem.detail}"
