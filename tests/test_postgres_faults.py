@@ -14,7 +14,14 @@ from typing import cast
 import psycopg
 import pytest
 
-from freetier import FreeTier, FreeTierError, Kind, OutcomeUnknown, StoreUnavailable
+from freetier import (
+    FreeTier,
+    FreeTierError,
+    Kind,
+    OutcomeUnknown,
+    StoreFull,
+    StoreUnavailable,
+)
 from freetier._patience import Patience
 from freetier.postgres import PostgresRepository
 from freetier.testing.async_contract import Opening, blocking
@@ -245,6 +252,35 @@ def test_a_restart(
     assert retried
     if mode == "immediate":
         count_of("Postgres restarts under load", 2)
+
+
+@contextmanager
+def no_room(own: OwnServer, dsn: str, table: str) -> Iterator[None]:
+    """The kernel has no room for the table, which is empty: its file is `/dev/full`."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        found = connection.execute("SELECT pg_relation_filepath(%s)", [table]).fetchone()
+    assert found is not None
+    file = own.data / found[0]
+    aside = file.rename(file.with_suffix(".aside"))
+    file.symlink_to("/dev/full")
+    yield
+    aside.replace(file)
+
+
+@every_driver
+def test_a_full_disk(own: OwnServer, driver: Driver) -> None:
+    """Where there is no room for it, a write is StoreFull, and nothing; with room it goes on."""
+    dsn = own.create()
+    with opened(driver, dsn) as ledger:
+        before = list(ledger.journal())
+    with no_room(own, dsn, "freetier_open"), opened(driver, dsn) as ledger:
+        with pytest.raises(StoreFull, match="No space left on device"):
+            ledger.reserve(job("job"))
+        assert list(ledger.journal()) == before
+        assert ledger.verify().ok
+    with opened(driver, dsn) as ledger:
+        assert ledger.reserve(job("job")).absorb_sats > 0
+        assert ledger.verify().ok
 
 
 @every_driver
