@@ -196,6 +196,21 @@ def test_first_of_many_is_named(tampered: Tampered) -> None:
     assert tampered.broken()[10] == DRAW
 
 
+def test_all_that_is_there_lies_before_the_first(tampered: Tampered) -> None:
+    """A journal whose only entry has a seq below 0 is reported, like any other."""
+    tampered.connection.execute("DELETE FROM freetier_journal WHERE seq > 1")
+    tampered.connection.execute(_journal(SEED, "seq = -7"))
+    assert tampered.broken()[4] == -7
+
+
+def test_the_entry_of_a_head_was_taken_away(tampered: Tampered) -> None:
+    """A head whose own entry is not there any more does not hold, whatever stands after it."""
+    head = tampered.checkpoint.head
+    tampered.connection.execute(f"DELETE FROM freetier_journal WHERE seq = {DRAW_2}")
+    problems = {each.invariant for each in tampered.ledger.verify(head=head).problems}
+    assert {4, SEALED} <= problems
+
+
 def test_a_grant_that_is_open_twice(tampered: Tampered) -> None:
     """A second row of an open grant is said: the next call would count its sats twice."""
     tampered.connection.execute(

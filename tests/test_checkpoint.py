@@ -140,6 +140,13 @@ def test_a_head_from_before(clock: Clock) -> None:
     assert ledger.verify(head=ledger.seal(), checkpoint=checkpoint).ok
 
 
+def test_a_checkpoint_of_nothing(clock: Clock) -> None:
+    """What stands for no entry has the one digest that there is of nothing."""
+    checkpoint = kept(FreeTier(POLICY, MemoryRepository(), clock=clock))
+    with pytest.raises(InvalidInput, match="checkpoint"):
+        parse_checkpoint(str(checkpoint).replace(checkpoint.head.digest, "f" * 64))
+
+
 def test_from_async_code(tmp_path: Path) -> None:
     """So it is in async code."""
 

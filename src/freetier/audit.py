@@ -75,7 +75,7 @@ def audit(against: Head | None = None, since: Checkpoint | None = None) -> Steps
         yield from _read(auditor, since, until=books.seq)
         auditor.close(books)
     problems = tuple(sorted(auditor.problems.values(), key=lambda problem: problem.invariant))
-    head = Head(auditor.seq, auditor.digest.hex())
+    head = Head(max(auditor.seq, 0), auditor.digest.hex())  # below 0 is a problem, not a head
     return Report(
         entries=auditor.count,
         balance_sats=books.balance_sats,
