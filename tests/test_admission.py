@@ -96,7 +96,9 @@ def test_a_contended_store_is_given_up(call: Callable[[FreeTier], object], words
     before = list(repository.entries())
     with pytest.raises(StoreUnavailable) as caught:
         call(ledger)
-    assert str(caught.value) == f"{words}: refused 100 times in a row; nothing was written"
+    assert str(caught.value) == (
+        f"{words}: refused 100 times in a row; nothing was written: try again"
+    )
     assert repository.refusals == ATTEMPTS
     assert list(repository.entries()) == before
 

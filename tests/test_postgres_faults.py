@@ -330,7 +330,7 @@ def test_an_outcome_that_stays_unknown(postgres_dsn: str, driver: Driver) -> Non
         opened(driver, relay.target.dsn, timeout_s=1, connections=1) as ledger,
     ):
         relay.target.goes_away = True
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises(OutcomeUnknown, match="ask again with the same key"):
             ledger.reserve(job("job"))
         with pytest.raises(StoreUnavailable):
             ledger.reserve(job("other"))

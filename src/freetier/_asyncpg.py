@@ -91,7 +91,7 @@ class Own:
                 except ERRORS as error:
                     raise from_asyncpg(error, writes=False) from error
                 if self._closed:  # meanwhile
-                    await self._pool.close()
+                    await self._close(self._pool)
 
     async def _opened(self, migrate: Migrate) -> asyncpg.Pool:
         connecting = {
@@ -134,10 +134,13 @@ class Own:
     async def close(self) -> None:
         self._closed = True
         if self._pool is not None and not self._fork.forked():
-            # Calls under way end in time; a connection that does not is terminated.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._timeout_s + _CLOSING_S):
-                    await self._pool.close()
+            await self._close(self._pool)
+
+    async def _close(self, pool: asyncpg.Pool) -> None:
+        # Calls under way end in time; a connection that does not is terminated.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_s + _CLOSING_S):
+                await pool.close()
 
     async def _try(
         self, text: str, arguments: Sequence[Any], patience: Patience, *, writes: bool
@@ -238,6 +241,6 @@ async def fetch_unnamed(
 
 def from_asyncpg(error: Exception, *, writes: bool) -> FreeTierError:
     if isinstance(error, asyncpg.InterfaceError) and not isinstance(error, asyncpg.PostgresError):
-        return StoreUnavailable(f"Postgres: {error}; nothing was written")
+        return StoreUnavailable(f"Postgres: {error}")
     state: str | None = getattr(error, "sqlstate", None)
     return translated(state, words(error), writes=writes)

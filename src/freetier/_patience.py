@@ -62,4 +62,4 @@ class Patience:
         """What to raise for `error`, after all that went before."""
         if self._unknown is None or error is self._unknown:
             return error
-        return OutcomeUnknown(f"{self._unknown}; tried again: {error}")
+        return OutcomeUnknown(f"{self._unknown.message}; tried again: {error.message}")

@@ -79,7 +79,7 @@ def migrate(schema: str | None, timeout_s: float | None = None) -> Steps[int]:
             if isolation != "read committed" and _state(error) in _DUPLICATE:
                 raise StoreUnavailable(
                     "Postgres: another migration ended meanwhile, which this transaction "
-                    f"({isolation}) cannot see; roll back and try again"
+                    f"({isolation}) cannot see: roll back first"
                 ) from error
             raise
     return (yield from check(schema))

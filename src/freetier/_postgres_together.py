@@ -153,8 +153,7 @@ def _again(error: FreeTierError) -> FreeTierError:
 def _not_asked(error: FreeTierError, number: int) -> list[FreeTierError]:
     """For those whose turn would come next: nobody waits out a time of its own, one by one."""
     return [
-        StoreUnavailable(f"Postgres: not asked for, after {error}; nothing was written")
-        for _ in range(number)
+        StoreUnavailable(f"Postgres: not asked for, after {error.message}") for _ in range(number)
     ]
 
 

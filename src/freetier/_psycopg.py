@@ -187,7 +187,7 @@ def adapt_plainly(adapters: AdaptersMap) -> None:
 
 def check_open(connection: Connection | AsyncConnection) -> None:
     if connection.closed:
-        raise StoreUnavailable("Postgres: the connection is closed; nothing was written")
+        raise StoreUnavailable("Postgres: the connection is closed")
 
 
 def check_hosts(connection: Connection | AsyncConnection) -> None:
@@ -214,7 +214,7 @@ def not_to_be_had(error: psycopg.Error) -> FreeTierError:
     if isinstance(error, PoolClosed):
         return ConfigError("the ledger was closed")
     if isinstance(error, PoolTimeout):
-        return StoreUnavailable("Postgres: no connection in time; nothing was written")
+        return StoreUnavailable("Postgres: no connection in time")
     return from_psycopg(error, writes=False)
 
 

@@ -135,7 +135,7 @@ class Own:
                     if connection.in_transaction:
                         raise StoreUnavailable(
                             f"{self.path}: asked from the middle of its own thread's transaction, "
-                            "by a signal handler or a host's limit; nothing was written"
+                            "by a signal handler or a host's limit"
                         )
                     try:
                         return work(connection)
@@ -151,8 +151,7 @@ class Own:
                 if not is_busy(error):
                     raise translated(error, self.path, writes=writes) from error
                 locked = StoreUnavailable(
-                    f"{self.path}: still locked by other writers after {self._timeout_s} s; "
-                    "nothing was written"
+                    f"{self.path}: still locked by other writers after {self._timeout_s} s"
                 )
                 locked.__cause__ = error
                 time.sleep(patience.pause(locked))

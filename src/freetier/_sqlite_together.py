@@ -123,7 +123,7 @@ class _Unsure(BlockingRepository):
         try:
             return self._store.run(query)
         except StoreUnavailable as error:
-            raise OutcomeUnknown(f"{self._before}; tried again: {error}") from error
+            raise OutcomeUnknown(f"{self._before.message}; tried again: {error.message}") from error
 
     def close(self) -> None:
         """Nothing: it belongs to somebody else."""

@@ -289,4 +289,4 @@ def _late(settlement: Settlement, room: int) -> Settlement:
 
 
 def _contended(what: str) -> StoreUnavailable:
-    return StoreUnavailable(f"{what}: refused {ATTEMPTS} times in a row; nothing was written")
+    return StoreUnavailable(f"{what}: refused {ATTEMPTS} times in a row")

@@ -10,6 +10,7 @@ Answer 401: `NotAuthenticated`.
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 _SHOWN = 60
 _LOOKED_AT = 4096  # a value may be of any length
@@ -19,7 +20,20 @@ _PASSWORD = re.compile(r"(password\s*=\s*)(?:\\?'.*|[^\s&'\"]*)", re.IGNORECASE 
 
 
 class FreeTierError(Exception):
-    """The root of every error that this library raises on purpose."""
+    """The root of every error that this library raises on purpose.
+
+    `advice` is what the caller may do about it, "" where `message` says; `str` gives both.
+    """
+
+    advice: ClassVar[str] = ""
+
+    @property
+    def message(self) -> str:
+        """What happened, without the advice."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.advice}" if self.advice else self.message
 
 
 class InvalidInput(FreeTierError, ValueError):
@@ -78,21 +92,31 @@ class UnknownRequest(FreeTierError):
 class StoreUnavailable(FreeTierError):
     """The store did not answer in time. Nothing was written: try again."""
 
+    advice = "nothing was written: try again"
+
 
 class OutcomeUnknown(FreeTierError):
     """The store broke off while it was writing. Ask again with the same key to learn the truth."""
+
+    advice = "ask again with the same key"
 
 
 class StoreReadOnly(FreeTierError):
     """The store can be read but not written; an operator must look at it."""
 
+    advice = "nothing was written: an operator must look at it"
+
 
 class StoreFull(FreeTierError):
     """The store has no room left; an operator must look at it. Nothing was written."""
 
+    advice = "nothing was written: an operator must make room"
+
 
 class IntegrityError(FreeTierError):
     """The books do not add up. Stop writing and run `verify`; no balance is ever clamped."""
+
+    advice = "stop writing, and run verify"
 
 
 class NotAuthenticated(FreeTierError):

@@ -79,7 +79,7 @@ class SeenEvents:
                 return False
             if len(self._ids) >= self._capacity:
                 raise StoreUnavailable(
-                    f"{self._capacity} proofs are within their window: try again in a minute"
+                    f"{self._capacity} proofs are within their window, of two minutes at most"
                 )
             self._ids.add(event_id)
             heappush(self._by_until, (until, event_id))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from attrs import frozen
 
-from freetier.entries import Entry, Kind
+from freetier.entries import Kind
 from freetier.errors import InvalidInput
-from freetier.repository import Repository
+from freetier.repository import page_after
 from freetier.steps import Steps
 from freetier.values import check_id, check_sats
 
@@ -63,7 +63,7 @@ def reconcile(payments: dict[str, int]) -> Steps[Reconciliation]:
     differing: list[Payment] = []
     unlisted = 0
     seq = 0
-    while page := (yield _page_after(seq)):
+    while page := (yield page_after(seq)):
         seq = page[-1].seq
         for entry in page:
             if entry.kind is not Kind.CREDIT:
@@ -76,7 +76,3 @@ def reconcile(payments: dict[str, int]) -> Steps[Reconciliation]:
     missing = tuple(Payment(key, sats) for key, sats in left.items())
     credited = len(payments) - len(missing) - len(differing)
     return Reconciliation(credited, missing, tuple(differing), unlisted)
-
-
-def _page_after(seq: int) -> Callable[[Repository], list[Entry]]:
-    return lambda store: store.entries(seq)

@@ -37,7 +37,7 @@ The promises, each held by a test of `freetier.testing.RepositoryContract` with 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol, Self, TypeVar
 
@@ -261,3 +261,8 @@ class AsyncRepository(Protocol):
     async def perform(self, operation: Operation[T]) -> T:
         """See `Repository.perform`."""
         return await perform_async(operation.begin(), self)
+
+
+def page_after(seq: int) -> Callable[[Repository], list[Entry]]:
+    """The step that reads the entries after `seq`, as many as `PAGE`."""
+    return lambda store: store.entries(seq)

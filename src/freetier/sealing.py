@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from hashlib import sha256
 
 from attrs import frozen
 
 from freetier.entries import Entry
 from freetier.errors import IntegrityError, InvalidInput
-from freetier.repository import Repository
+from freetier.repository import page_after
 from freetier.steps import Steps
 from freetier.values import EPOCH, to_us
 
@@ -109,17 +108,13 @@ def canonical(entry: Entry) -> bytes:
 def seal(since: Head) -> Steps[Head]:
     """The head of the journal as it stands, from one that is trusted."""
     if since.seq:
-        first = yield _page_after(since.seq - 1)
+        first = yield page_after(since.seq - 1)
         if not first or first[0].seq != since.seq:
             raise IntegrityError(f"the journal has no entry {since.seq}, which was sealed")
     seq, digest = since.seq, bytes.fromhex(since.digest)
-    while page := (yield _page_after(seq)):
+    while page := (yield page_after(seq)):
         for entry in page:
             if entry.seq != seq + 1:
                 raise IntegrityError(f"entry {entry.seq} comes after entry {seq}")
             seq, digest = entry.seq, linked(digest, entry)
     return Head(seq, digest.hex())
-
-
-def _page_after(seq: int) -> Callable[[Repository], list[Entry]]:
-    return lambda store: store.entries(seq)

@@ -1,0 +1,47 @@
+"""What an error tells the caller to do."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from freetier import (
+    FreeTierError,
+    IntegrityError,
+    OutcomeUnknown,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnavailable,
+)
+
+OF_THE_STORE = {
+    StoreUnavailable: "nothing was written: try again",
+    OutcomeUnknown: "ask again with the same key",
+    StoreReadOnly: "nothing was written: an operator must look at it",
+    StoreFull: "nothing was written: an operator must make room",
+    IntegrityError: "stop writing, and run verify",
+}
+
+
+@pytest.mark.parametrize("kind", OF_THE_STORE)
+def test_the_text_ends_with_the_advice(kind: type[FreeTierError]) -> None:
+    """An error about the store says what happened, and then what the caller may do."""
+    error = kind("the disk is gone")
+    assert error.message == "the disk is gone"
+    assert error.advice == OF_THE_STORE[kind]
+    assert str(error) == f"the disk is gone; {error.advice}"
+
+
+@pytest.mark.parametrize("kind", OF_THE_STORE)
+def test_advice_is_given_once(kind: type[FreeTierError]) -> None:
+    """An error that was copied, or came from another process, says the same, and no more."""
+    error = kind("the disk is gone")
+    assert str(copy.copy(error)) == str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_others_say_it_themselves() -> None:
+    """An error whose message says what to do has no advice besides."""
+    assert str(FreeTierError("no such job")) == FreeTierError("no such job").message
+    assert FreeTierError.advice == ""
