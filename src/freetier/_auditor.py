@@ -134,9 +134,13 @@ class Auditor:
         self._check(9, None, same, f"the pool's row says {books.at}, the journal {self.at}")
         self._check(7, None, books.credit_carry == self.carry, "the carried remainder differs")
 
-    def _check(self, invariant: int, entry: Entry | None, holds: bool, detail: str) -> None:
+    def _check(
+        self, invariant: int, entry: Entry | None, holds: bool, detail: str, *figures: object
+    ) -> None:
         if not holds:
-            self._note(Problem(invariant, None if entry is None else entry.seq, detail))
+            # Only now: to write out what nobody will read takes longer than the rest of a proof.
+            told = detail.format(*figures) if figures else detail
+            self._note(Problem(invariant, None if entry is None else entry.seq, told))
 
     def _note(self, problem: Problem) -> None:
         """Keep it, unless one of an earlier entry is known; what was sorted is not seen in turn."""
@@ -145,8 +149,8 @@ class Auditor:
             self.problems[problem.invariant] = problem
 
     def _order(self, entry: Entry) -> None:
-        self._check(4, entry, entry.seq == self.count, f"seq {entry.seq} stands at {self.count}")
-        self._check(9, entry, entry.at >= self.at, f"{entry.at} is before {self.at}")
+        self._check(4, entry, entry.seq == self.count, "seq {} stands at {}", entry.seq, self.count)
+        self._check(9, entry, entry.at >= self.at, "{} is before {}", entry.at, self.at)
 
     def _seal(self, entry: Entry) -> None:
         self.digest = linked(self.digest, entry)
@@ -173,7 +177,7 @@ class Auditor:
     def _moves(self, entry: Entry, balance: int, reserved: int, used: int) -> None:
         moved = (entry.balance_change, entry.reserved_change, entry.used_change)
         due = (balance, reserved, used)
-        self._check(5, entry, moved == due, f"{entry.kind} moved {moved}, not {due}")
+        self._check(5, entry, moved == due, "{} moved {}, not {}", entry.kind, moved, due)
 
     def _deposit(self, entry: Entry) -> None:
         self._moves(entry, entry.balance_change, 0, 0)
@@ -189,9 +193,9 @@ class Auditor:
         absorb, charge = entry.absorb_sats or 0, entry.charge_sats or 0
         self._check(10, entry, absorb > 0 and charge >= 0, "absorbs nothing or charges below 0")
         self._check(10, entry, absorb + charge == entry.price_sats, "absorb + charge is not price")
-        self._check(9, entry, entry.day == utc_day(entry.at), f"day {entry.day} of {entry.at}")
+        self._check(9, entry, entry.day == utc_day(entry.at), "day {} of {}", entry.day, entry.at)
         after = entry.balance_sats - entry.reserved_sats
-        self._check(6, entry, after >= (entry.floor_sats or 0), f"left {after}, below the floor")
+        self._check(6, entry, after >= (entry.floor_sats or 0), "left {}, below the floor", after)
         if entry.pool_share_bp is not None:
             share = (after + absorb) * entry.pool_share_bp // WHOLE_BP
             self._check(6, entry, absorb <= share, f"absorbs {absorb}, its share is {share}")
@@ -252,30 +256,15 @@ class Auditor:
         self.reserved += entry.reserved_change
         self.totals[entry.kind] += amount(entry)
         before = self.said_sats
-        self._check(
-            4,
-            entry,
-            entry.balance_sats == before + entry.balance_change,
-            f"balance {before}, changed by {entry.balance_change}, is {entry.balance_sats}",
-        )
-        self._check(
-            1,
-            entry,
-            entry.balance_sats == self.balance,
-            f"balance {entry.balance_sats}, the sum is {self.balance}",
-        )
-        self._check(
-            2,
-            entry,
-            entry.reserved_sats == self.reserved,
-            f"reserved {entry.reserved_sats}, the sum is {self.reserved}",
-        )
-        self._check(
-            3,
-            entry,
-            0 <= self.reserved <= self.balance <= MAX_SATS,
-            f"reserved {self.reserved}, balance {self.balance}",
-        )
+        balance, reserved, change = entry.balance_sats, entry.reserved_sats, entry.balance_change
+        meets = balance == before + change
+        self._check(4, entry, meets, "balance {}, changed by {}, is {}", before, change, balance)
+        same = balance == self.balance
+        self._check(1, entry, same, "balance {}, the sum is {}", balance, self.balance)
+        same = reserved == self.reserved
+        self._check(2, entry, same, "reserved {}, the sum is {}", reserved, self.reserved)
+        within = 0 <= self.reserved <= self.balance <= MAX_SATS
+        self._check(3, entry, within, "reserved {}, balance {}", self.reserved, self.balance)
         if entry.used_change and entry.day is not None:
             self._used(entry, (entry.day - EPOCH.date()).days)
 
@@ -287,9 +276,9 @@ class Auditor:
         ):
             self.used[day, scope, name] += entry.used_change
             used = self.used[day, scope, name]
-            self._check(6, entry, used >= 0, f"{scope} {name!r} used {used}")
+            self._check(6, entry, used >= 0, "{} {!r} used {}", scope, name, used)
             over = entry.kind in DRAWS and cap is not None and used > cap
-            self._check(6, entry, not over, f"{scope} {name!r} used {used} of {cap}")
+            self._check(6, entry, not over, "{} {!r} used {} of {}", scope, name, used, cap)
 
 
 def key_of(entry: Entry) -> str:

@@ -20,6 +20,7 @@ from freetier.repository import page_after
 from freetier.steps import Steps
 from freetier.values import EPOCH, to_us
 
+_AS_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})", re.ASCII)
 
 
@@ -102,7 +103,7 @@ def canonical(entry: Entry) -> bytes:
         entry.balance_sats,
         entry.reserved_sats,
     ]
-    return json.dumps(figures, ensure_ascii=False, separators=(",", ":")).encode()
+    return _AS_JSON(figures).encode()
 
 
 def seal(since: Head) -> Steps[Head]:
