@@ -21,13 +21,20 @@ from typing import IO, Any, TypeVar, cast
 
 T = TypeVar("T")
 
+# By its name: as `__main__` the module would be there twice.
+_RUN = "from tests.processes import nursery; nursery()"
+_SLOWEST_S = 60
+"""How long one process waits for another before it says that something is wrong."""
+
 _one_at_a_time = threading.Lock()
 _nurseries: list[Nursery] = []
+_barriers: list[Barrier] = []
 
 
 def at_once(work: Callable[[int], T], processes: int) -> list[T]:
     """What `work(me)` gave in each process, `me` from 0; all of them start at the same moment.
 
+    Inside, `together` has them start at the same moment again.
     `work` must pickle. A process that fails, or says anything on stderr, fails the test.
     """
     with _one_at_a_time:
@@ -38,6 +45,11 @@ def at_once(work: Callable[[int], T], processes: int) -> list[T]:
         except BaseException:
             _nurseries.pop().kill()
             raise
+
+
+def together() -> None:
+    """Wait until every process of the same `at_once` has come as far."""
+    _barriers[0].wait(_SLOWEST_S)
 
 
 @atexit.register
@@ -52,7 +64,7 @@ class Nursery:
     def __init__(self) -> None:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - `kill` does
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.processes"],
+            [sys.executable, "-W", "error", "-c", _RUN],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -82,7 +94,8 @@ class Nursery:
         self._errors.close()
 
 
-def _nursery() -> None:
+def nursery() -> None:
+    """What the interpreter of a `Nursery` runs."""
     for driver in ("sqlite", "postgres", "asyncpg"):
         import_module(f"freetier.{driver}")  # else each process would, when it opens a ledger
     while True:
@@ -115,9 +128,6 @@ def _given(work: Callable[[int], object], processes: int) -> list[Any]:
 
 
 def _work(work: Callable[[int], object], me: int, all_ready: Barrier, end: Connection) -> None:
-    all_ready.wait(60)
+    _barriers.append(all_ready)
+    together()
     end.send(work(me))
-
-
-if __name__ == "__main__":
-    _nursery()

@@ -16,11 +16,12 @@ from freetier import AsyncFreeTier, FreeTier, FreeTierPolicy
 from freetier.asyncpg import AsyncpgRepository
 from freetier.sqlite import SQLiteRepository
 
-from .processes import at_once
+from .processes import at_once, together
 
 T = TypeVar("T")
 Clock = Callable[[], datetime] | None
 Writer = Callable[[AsyncFreeTier, int], Awaitable[T]]
+Contender = Callable[[AsyncFreeTier, int, int], Awaitable[object]]
 Door = Callable[..., AbstractAsyncContextManager[AsyncFreeTier]]
 
 
@@ -95,10 +96,18 @@ class Race:
     def writers(self) -> int:
         return self.processes * self.tasks
 
+    def writers_of(self, process: int) -> range:
+        """Which writers are that process' tasks."""
+        return range(process * self.tasks, (process + 1) * self.tasks)
+
     def run(self, write: Writer[T], policy: FreeTierPolicy, clock: Clock = noon) -> list[T]:
         """What each writer gave: `write(ledger, me)`, with `me` from 0."""
         work = partial(_in_process, self, write, policy, clock)
         return [given for process in at_once(work, self.processes) for given in process]
+
+    def run_each(self, write: Contender, times: int, policy: FreeTierPolicy) -> None:
+        """Each writer does `write(ledger, number, me)`; for each number all begin together."""
+        at_once(partial(_one_by_one, self, write, times, policy), self.processes)
 
     def ledger(self, policy: FreeTierPolicy) -> FreeTier:
         """The ledger, to prepare it or to look at it."""
@@ -110,9 +119,18 @@ def _in_process(
 ) -> list[T]:
     async def writers() -> list[T]:
         async with race.door(race.url, policy, clock) as ledger:
-            first = me * race.tasks
-            return await asyncio.gather(
-                *(write(ledger, number) for number in range(first, first + race.tasks))
-            )
+            return await asyncio.gather(*(write(ledger, writer) for writer in race.writers_of(me)))
 
     return asyncio.run(writers())
+
+
+def _one_by_one(race: Race, write: Contender, times: int, policy: FreeTierPolicy, me: int) -> None:
+    async def writers() -> None:
+        async with race.door(race.url, policy, noon) as ledger:
+            for number in range(times):
+                together()
+                await asyncio.gather(
+                    *(write(ledger, number, writer) for writer in race.writers_of(me))
+                )
+
+    asyncio.run(writers())
