@@ -31,17 +31,19 @@ def job(name: str) -> Request:
 
 
 @contextmanager
-def opened(driver: Driver, dsn: str, **options: Any) -> Iterator[FreeTier]:
+def opened(
+    driver: Driver, dsn: str, *, policy: FreeTierPolicy = POLICY, **options: Any
+) -> Iterator[FreeTier]:
     """The ledger through that driver, seeded. An async one waits in a thread of its own."""
     store = driver(dsn, **options)
     if driver is PostgresRepository:
         with store:
-            ledger = FreeTier(POLICY, store)
+            ledger = FreeTier(policy, store)
             ledger.seed()
             yield ledger
     else:
         with blocking(store) as face:
-            ledger = cast("FreeTier", Blocking(AsyncFreeTier(POLICY, face.target), face.loop))
+            ledger = cast("FreeTier", Blocking(AsyncFreeTier(policy, face.target), face.loop))
             ledger.seed()
             yield ledger
 

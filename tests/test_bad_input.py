@@ -5,172 +5,42 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from fractions import Fraction
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import frozen
 
 import freetier
-from freetier import ConfigError, FreeTier, FreeTierPolicy, InvalidInput, Request, Snapshot
+from freetier import (
+    ConfigError,
+    FreeTier,
+    FreeTierPolicy,
+    InvalidInput,
+    Request,
+    Snapshot,
+)
+from freetier.asyncpg import AsyncpgRepository
+from freetier.postgres import AsyncPostgresRepository, PostgresRepository
+from freetier.sqlite import AsyncSQLiteRepository
 from freetier.testing import Clock
 from freetier.values import MAX_SATS
 
+from .bad_values import ARGUMENTS, BAD, MADE, REQUEST, Argument
+from .drivers import Driver, opened
 from .figures import Count
 
-BAD: dict[str, Any] = {
-    "None": None,
-    "True": True,
-    "False": False,
-    "minus one": -1,
-    "all bitcoin and one": MAX_SATS + 1,
-    "minus all bitcoin and one": -MAX_SATS - 1,
-    "beyond 64 bits": 2**63,
-    "huge": 10**30,
-    "whole float": 1.0,
-    "float": 0.5,
-    "NaN": float("nan"),
-    "infinity": float("inf"),
-    "complex": 1j,
-    "Decimal": Decimal(1),
-    "Decimal NaN": Decimal("NaN"),
-    "Fraction": Fraction(1),
-    "bytes": b"key",
-    "bytearray": bytearray(b"key"),
-    "list": [],
-    "tuple": ("key",),
-    "dict": {},
-    "set": {"key"},
-    "object": object(),
-    "type": int,
-    "exception": ValueError("key"),
-    "no time at all": timedelta(0),
-    "negative time": timedelta(microseconds=-1),
-    "367 days": timedelta(days=367),
-    "naive datetime": datetime(2026, 1, 5, 12),  # noqa: DTZ001
-    "datetime before 1970": datetime(1969, 12, 31, tzinfo=UTC),
-    "date": datetime(2026, 1, 5, tzinfo=UTC).date(),
-    "empty": "",
-    "space": " ",
-    "leading space": " key",
-    "trailing space": "key ",
-    "257 characters": "k" * 257,
-    "a megabyte": "k" * 1_000_000,
-    "NUL": "key\0",
-    "newline": "key\n",
-    "tab": "k\tey",
-    "escape": "\x1b[2J",
-    "markup": "<b>key</b>",
-    "ampersand": "a&b",
-    "lone surrogate": "key\ud800",
-    "zero-width space": "k\u200bey",
-    "right-to-left override": "\u202eyek",
-    "full-width digits": "\uff11\uff12",
-    "Kelvin sign": "\u212aey",
-    "split accent": "cle\u0301",
-}
-TEXT = {name for name, value in BAD.items() if isinstance(value, str)}
-
-
-@frozen
-class Argument:
-    """An argument, how to pass it, and the names of the values that it may well take."""
-
-    name: str
-    give: Callable[[FreeTier, Any], object]
-    takes: frozenset[str] = frozenset()
-
-
-def asking(ask: str) -> list[Argument]:
-    """The arguments of a method that takes a request: the request itself, and its fields."""
-    fields: dict[str, Any] = {"request_id": "new", "identity": "ab", "tier": "new", "price_sats": 9}
-
-    def give(field: str) -> Callable[[FreeTier, Any], object]:
-        return lambda ledger, value: getattr(ledger, ask)(Request(**fields | {field: value}))
-
-    taken = {"identity": frozenset({"None"})}
-    each = [Argument(field, give(field), taken.get(field, frozenset())) for field in fields]
-    return [Argument("request", lambda ledger, value: getattr(ledger, ask)(value)), *each]
-
-
-REQUEST = Request("new", "ab", "trusted", 9)
-NONE = frozenset({"None"})
-FROM_0 = frozenset({"all bitcoin and one", "beyond 64 bits", "huge"})
-ARGUMENTS = {
-    "decide": asking("decide"),
-    "reserve": [
-        *asking("reserve"),
-        Argument("ttl", lambda ledger, value: ledger.reserve(REQUEST, ttl=value), NONE),
-    ],
-    "record_grant": asking("record_grant"),
-    "settle": [
-        Argument("request_id", lambda ledger, value: ledger.settle(value, 1)),
-        Argument("actual_sats", lambda ledger, value: ledger.settle("held", value), NONE),
-    ],
-    "release": [Argument("request_id", lambda ledger, value: ledger.release(value))],
-    "grant": [Argument("request_id", lambda ledger, value: ledger.grant(value))],
-    "credit": [
-        Argument("payment_hash", lambda ledger, value: ledger.credit(value, 70)),
-        Argument("paid_sats", lambda ledger, value: ledger.credit("new", value)),
-    ],
-    "donate": [
-        Argument("key", lambda ledger, value: ledger.donate(value, 5)),
-        Argument("sats", lambda ledger, value: ledger.donate("new", value)),
-        Argument(
-            "sponsor",
-            lambda ledger, value: ledger.donate("new", 5, sponsor=value),
-            frozenset({"empty"}),
-        ),
-        Argument(
-            "note", lambda ledger, value: ledger.donate("new", 5, note=value), frozenset({"empty"})
-        ),
-    ],
-    "adjust": [
-        Argument("key", lambda ledger, value: ledger.adjust(value, 5, note="why")),
-        Argument(
-            "sats",
-            lambda ledger, value: ledger.adjust("new", value, note="why"),
-            frozenset({"minus one"}),
-        ),
-        Argument("note", lambda ledger, value: ledger.adjust("new", 5, note=value)),
-    ],
-    "reconcile": [
-        Argument("payment_hash", lambda ledger, value: ledger.reconcile([(value, 70)])),
-        Argument("paid_sats", lambda ledger, value: ledger.reconcile([("new", value)])),
-    ],
-    "journal": [Argument("after", lambda ledger, value: ledger.journal(value), FROM_0)],
-    "FreeTier": [
-        Argument("policy", lambda ledger, value: FreeTier(value, ledger.repository)),
-        Argument(
-            "clock",
-            lambda ledger, value: FreeTier(ledger.policy, ledger.repository, clock=value),
-            frozenset({"None", "type"}),
-        ),
-        Argument(
-            "on_unavailable",
-            lambda ledger, value: FreeTier(ledger.policy, ledger.repository, on_unavailable=value),
-        ),
-        Argument(
-            "clock()",
-            lambda ledger, value: FreeTier(
-                ledger.policy, ledger.repository, clock=lambda: value
-            ).donate("new", 5),
-        ),
-    ],
-    "open": [
-        Argument(
-            "url", lambda _, value: freetier.open(value, policy=FreeTierPolicy()), frozenset(TEXT)
-        )
-    ],
-}
 CASES = [
     pytest.param(argument, id=f"{function}-{argument.name}")
-    for function, arguments in ARGUMENTS.items()
+    for function, arguments in (ARGUMENTS | MADE).items()
     for argument in arguments
 ]
+DOORS: dict[str, Driver] = {
+    "sqlite-async": AsyncSQLiteRepository,
+    "psycopg": PostgresRepository,
+    "psycopg-async": AsyncPostgresRepository,
+    "asyncpg": AsyncpgRepository,
+}
 
 
 def dump(path: Path) -> list[str]:
@@ -208,6 +78,27 @@ def test_bad_input_is_refused_by_name(
         assert len(str(caught.value)) < 300, name
         count_of("bad values refused", 1)
     assert dump(tmp_path / "ledger.db") == before
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_refuses_alike(
+    door: str, tmp_path: Path, request: pytest.FixtureRequest, count_of: Count
+) -> None:
+    """Async or on another database, each method refuses the same values; no entry is written."""
+    sqlite = door == "sqlite-async"
+    url = str(tmp_path / "ledger.db") if sqlite else request.getfixturevalue("postgres_dsn")
+    with opened(DOORS[door], url, policy=FreeTierPolicy()) as ledger:
+        ledger.reserve(Request("held", "ab", "trusted", 120))
+        before = ledger.verify()
+        for arguments in ARGUMENTS.values():
+            for argument in arguments:
+                for name in BAD.keys() - argument.takes:
+                    with pytest.raises(InvalidInput) as caught:
+                        argument.give(ledger, BAD[name])
+                    assert caught.value.argument == argument.name, name
+                    count_of("bad values refused", 1)
+        assert ledger.verify() == before
+        assert ledger.pool_status().gated_today == 0
 
 
 @pytest.mark.parametrize(
