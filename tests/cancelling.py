@@ -128,7 +128,7 @@ async def cancelled(
     if chance.random() < 0.5:
         await asyncio.sleep(chance.uniform(0, within_s))
     else:
-        for _ in range(chance.randrange(20)):
+        for _ in range(chance.randrange(1, 20)):  # 0: its task would not have begun
             await asyncio.sleep(0)
     in_time = task.cancel()
     if twice and chance.random() < 0.1:

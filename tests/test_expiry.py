@@ -240,3 +240,24 @@ def test_a_lowered_budget_leaves_no_debt(tmp_path: Path, clock: Clock) -> None:
             assert grant.absorb_sats == absorbed
             assert ledger.verify().ok
             assert next(ledger.journal(after=1)).budget_sats == 200
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_thousands_who_never_pay(
+    store: str, clock: Clock, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """However many new identities hold and never settle, a day's ceiling is all that they hold."""
+    sqlite = store == "sqlite"
+    url = str(tmp_path / "ledger.db") if sqlite else request.getfixturevalue("postgres_dsn")
+    policy = FreeTierPolicy(budgets={"trusted": 7}, tier_ceilings={"trusted": 100})
+    with freetier.open(url, policy, clock=clock) as ledger:
+        for day in range(3):
+            held = []
+            for number in range(1_000):
+                one = Request(f"job-{day}-{number}", f"id-{day}-{number}", "trusted", 7)
+                held.append(ledger.reserve(one).absorb_sats)
+                assert ledger.pool_status().reserved_sats <= 100
+                clock.advance(seconds=30)  # of the 15 minutes that a grant holds
+            assert sum(held) == 100
+            clock.advance(days=1, seconds=-30_000)
+        assert pool(ledger) == (10_000, 0)

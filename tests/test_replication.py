@@ -127,6 +127,18 @@ def test_a_server_that_hangs(kept: Pair, dsn: str, driver: Driver) -> None:
         assert ledger.reserve(job("after")).absorb_sats == 5
 
 
+@every_driver
+def test_a_server_that_hangs_in_a_write(kept: Pair, dsn: str, driver: Driver) -> None:
+    """What was sent to a server that hangs may be written yet; the same key writes it once."""
+    with opened(driver, dsn) as ledger:
+        ledger.pool_status()  # so that there is a connection
+        with hanging(kept.primary), pytest.raises(OutcomeUnknown, match="same key"):
+            ledger.donate("gift", 1)
+        assert ledger.donate("gift", 1).balance_change == 1
+        assert [entry.kind for entry in ledger.journal()] == [Kind.SEED, Kind.DONATION]
+        assert ledger.verify().ok
+
+
 @pytest.fixture
 def lost() -> Iterator[Pair]:
     """A pair whose primary the test may lose; its standby is asynchronous."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -31,6 +34,7 @@ from freetier.sqlite import SQLiteRepository
 
 JOB = Request("job", "ab", "trusted", 120)
 POLICY = FreeTierPolicy()
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -43,6 +47,24 @@ def path(tmp_path: Path) -> Path:
 def pragma(repository: SQLiteRepository, words: str) -> Any:
     """What `PRAGMA words` says on the connection that this thread uses."""
     return repository.run(Query(f"PRAGMA {words}", {}, lambda rows: rows[0][0] if rows else None))
+
+
+@contextmanager
+def only_reading(folder: Path) -> Iterator[None]:
+    """Inside, this thread may read what is in the folder, and write nothing; root neither."""
+    files = list(folder.iterdir())
+    for file in files:
+        file.chmod(0o444)
+    folder.chmod(0o555)
+    as_user = ctypes.CDLL(None).setfsuid
+    as_user(NOBODY)
+    try:
+        yield
+    finally:
+        as_user(os.geteuid())
+        folder.chmod(0o755)
+        for file in files:
+            file.chmod(0o644)
 
 
 class TestOwnFile:
@@ -186,6 +208,21 @@ with freetier.open(sys.argv[1], policy=FreeTierPolicy()) as ledger:
             assert ledger.decide(JOB).absorb_sats == 120
             with pytest.raises(StoreReadOnly):
                 ledger.reserve(JOB)
+
+    def test_a_folder_that_may_only_be_read(self) -> None:
+        """Who may not write decides, and meets StoreReadOnly; with the right to, it goes on."""
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "ledger.db")
+            writer = freetier.open(path, POLICY)
+            with writer, only_reading(path.parent), freetier.open(path, POLICY) as ledger:
+                assert ledger.decide(JOB).absorb_sats == 120
+                with pytest.raises(StoreReadOnly):
+                    ledger.reserve(JOB)
+            with only_reading(path.parent), pytest.raises(StoreReadOnly):
+                freetier.open(path, POLICY)  # to read it, SQLite makes files beside it
+            with freetier.open(path, POLICY) as ledger:
+                assert ledger.reserve(JOB).absorb_sats == 120
+                assert ledger.verify().ok
 
 
 class TestHostsConnection:
