@@ -208,7 +208,7 @@ DEFECTS: Final = (
     Defect(
         "a gap in the journal is passed over",
         "_auditor.py",
-        'self._check(4, entry, entry.seq == self.count, f"seq {entry.seq} stands at {self.count}")',
+        'self._check(4, entry, entry.seq == self.count, "seq {} stands at {}", entry.seq, self.count)',
         "pass",
         "test_audit.py",
     ),
