@@ -232,6 +232,33 @@ def test_a_grant_is_of_the_journals_time() -> None:
     assert ledger.reserve(ASKED).reserved_at == NOON
 
 
+class Overtaken(MemoryRepository):
+    """A store in which somebody else writes just before: a gift a minute later; the seed."""
+
+    def draw(self, draw: Draw) -> datetime | None:
+        super().deposit(Deposit(Kind.DONATION, "gift", 1), draw.at + timedelta(minutes=1))
+        return super().draw(draw)
+
+    def deposit(self, deposit: Deposit, now: datetime | None) -> Entry | None:
+        super().deposit(Deposit(Kind.SEED, "seed", 7), now)
+        return super().deposit(deposit, now)
+
+
+def test_a_grant_is_of_its_entrys_time() -> None:
+    """Where another entry came between look and draw, the grant has the time that it was given."""
+    ledger = FreeTier(FreeTierPolicy(), Overtaken(), clock=Clock())
+    ledger.seed()
+    grant = ledger.reserve(ASKED)
+    assert grant.reserved_at == NOON + timedelta(minutes=1)
+    assert grant == ledger.grant("job")
+
+
+def test_the_seed_of_another_stands() -> None:
+    """Who finds the pool seeded meanwhile, with another sum, takes that for the seed."""
+    ledger = FreeTier(FreeTierPolicy(seed_sats=100), Overtaken())
+    assert ledger.seed().balance_change == 7
+
+
 def test_what_others_of_a_tier_drew_counts() -> None:
     """Of a tier's ceiling the next identity gets what the first has left."""
     policy = FreeTierPolicy(tier_ceilings={"trusted": 7})

@@ -294,6 +294,15 @@ class TestLimits:
         rooms = policy.decide(Request("job", "ab", "trusted", 10), empty).rooms
         assert (rooms[Limit.TIER_CEILING], rooms[Limit.POOL_SHARE]) == (0, 0)
 
+    def test_a_last_sat_is_given(self) -> None:
+        """One sat of a budget, of a ceiling or of the pool is room for one sat."""
+        one: Any = {"trusted": 1}
+        for settings, reset in [({"budgets": one}, MIDNIGHT), ({"tier_ceilings": one}, MIDNIGHT)]:
+            made = decide(**settings)
+            assert (made.absorb_sats, made.resets_at) == (1, reset)
+        made = FreeTierPolicy().decide(Request("job", "ab", "trusted", 9), Snapshot(NOON, 1))
+        assert (made.absorb_sats, made.bound_by) == (1, Limit.POOL)
+
     @pytest.mark.parametrize(("least", "absorbed"), [(1, 40), (60, 40), (61, 39), (100, 0)])
     def test_a_partial_charges_its_least(self, least: int, absorbed: int) -> None:
         """The pool absorbs less, so that a partial charges `min_charge_sats`."""
@@ -348,7 +357,7 @@ class TestSettings:
         """A tier without a budget is an error, also for a stranger and for a price of 0."""
         with pytest.raises(InvalidInput) as caught:
             FreeTierPolicy().decide(Request("job", None, "gold", 0), Snapshot(NOON, 1000))
-        assert caught.value.argument == "tier"
+        assert (caught.value.argument, caught.value.value) == ("tier", "gold")
 
     @pytest.mark.parametrize(
         ("name", "value"),

@@ -16,7 +16,6 @@ from attrs import field, fields, frozen
 
 from freetier.errors import InvalidInput
 from freetier.values import (
-    MAX_SATS,
     MAX_TTL_S,
     WHOLE_BP,
     Caps,
@@ -245,7 +244,7 @@ class FreeTierPolicy:
         for limit in self.limits:
             room = limit.room(request, snapshot)
             if room is not None:
-                rooms[limit.name] = check_sats(f"room of {limit.name!r}", room, most=MAX_SATS)
+                rooms[limit.name] = check_sats(f"room of {limit.name!r}", room)
         return rooms
 
     def _released(self, at: datetime) -> int | None:
