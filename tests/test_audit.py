@@ -176,6 +176,21 @@ def _journal(seq: int, change: str) -> str:
         (_journal(OPEN, "seq = 50"), 4, 50),
         (_journal(CREDIT, "seq = 0"), 4, 0),
         (_journal(CREDIT, "seq = -9223372036854775808"), 4, -(2**63)),
+        ("INSERT INTO freetier_usage VALUES ('main', -99999999, 'pool', '', 1)", 6, None),
+        (
+            "INSERT INTO freetier_usage VALUES ('main', -9223372036854775808, 'pool', '', 1)",
+            6,
+            None,
+        ),
+        (_journal(SETTLE, "at_us = at_us + 3600000000"), 8, SETTLE),
+        (_journal(RELEASE, "at_us = at_us + 3600000000"), 8, RELEASE),
+        (_journal(SETTLE, "tier = 'elite'"), 8, SETTLE),
+        (_journal(CREDIT, "balance_change = -1"), 5, CREDIT),
+        (_journal(GRANT, "absorb_sats = 0, charge_sats = 50"), 10, GRANT),
+        (_journal(GRANT, "absorb_sats = 51, charge_sats = -1"), 10, GRANT),
+        (_journal(SETTLE, "absorb_sats = 199"), 10, SETTLE),
+        (_journal(SETTLE, "used_change = -201"), 6, SETTLE),
+        (_journal(SEED, "balance_change = 2100000000000001"), 3, SEED),
     ],
 )
 def test_tampering_is_found(
@@ -183,6 +198,8 @@ def test_tampering_is_found(
 ) -> None:
     """Each change is found, under its invariant, at the entry that it changed."""
     assert tampered.connection.execute(change).rowcount > 0
+    if not isinstance(tampered.connection, sqlite3.Connection):  # on SQLite it follows by itself
+        tampered.connection.execute("UPDATE freetier_journal SET once = 'seed' WHERE kind = 'seed'")
     broken = tampered.broken()
     assert invariant in broken
     assert broken[invariant] == seq
@@ -194,6 +211,33 @@ def test_first_of_many_is_named(tampered: Tampered) -> None:
     """Of several entries that break one invariant, the first is named."""
     tampered.connection.execute("UPDATE freetier_journal SET charge_sats = 7 WHERE seq > 2")
     assert tampered.broken()[10] == DRAW
+
+
+def test_first_of_many_keys_is_named(tampered: Tampered) -> None:
+    """Of several entries whose keys were used before, the first is named, whatever the keys."""
+    tampered.connection.execute(_journal(DRAW_3, "key = 'settled'"))
+    tampered.connection.execute(_journal(GRANT, "key = 'released'"))
+    assert tampered.broken()[7] == DRAW_3
+
+
+def test_what_is_filed_as_something_else(postgres_dsn: str) -> None:
+    """An entry that nothing would find, so that its key could be used again, is said.
+
+    So is the second one, once there is one, also by a proof that trusts the first.
+    """
+    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        migrate(connection)
+        ledger, _ = busy(PostgresRepository(connection))
+        everything = ledger.verify().checkpoint
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("UPDATE freetier_journal SET once = 'hidden' WHERE seq IN (2, 10)")
+        connection.execute("SET session_replication_role = origin")
+        with pytest.raises(IntegrityError, match="entry 2 cannot be read: a credit that is filed"):
+            ledger.verify()
+        ledger.credit("invoice", 95)
+        ledger.record_grant(Request("session", "dan", "elite", 50))
+        found = ledger.verify(checkpoint=everything).problems
+        assert [(problem.invariant, problem.seq) for problem in found] == [(7, OPEN + 1)]
 
 
 def test_all_that_is_there_lies_before_the_first(tampered: Tampered) -> None:

@@ -219,6 +219,33 @@ def test_all_writers_get_through(race: Race) -> None:
         assert ledger.pool_status().balance_sats == 10_000 + 160
 
 
+async def give_many(gifts: int, ledger: AsyncFreeTier, _: int, me: int) -> None:
+    for number in range(gifts):
+        await ledger.donate(f"gift-{number}-{me}", 1)
+
+
+@pytest.mark.parametrize(
+    "race",
+    [pytest.param("sqlite-8"), pytest.param("sqlite-32", marks=pytest.mark.slow)],
+    indirect=True,
+)
+def test_no_writer_starves(race: Race) -> None:
+    """While one writer waits, no half of all that is written goes by.
+
+    Left to SQLite's own busy handler, some wait until nearly all others are done.
+    """
+    gifts = 150
+    race.run_each(partial(give_many, gifts), 1, ANY)
+    with race.ledger(ANY) as ledger:
+        order = [entry.key.rpartition("-")[2] for entry in ledger.journal(after=1)]
+    last = dict.fromkeys(order, -1)
+    longest = 0
+    for place, writer in enumerate(order):
+        longest = max(longest, place - last[writer])
+        last[writer] = place
+    assert longest < gifts * race.writers / 2
+
+
 def test_threads_of_one_ledger(race: Race) -> None:
     """8 threads with one ledger race as processes do: each identity gets its 50, none more."""
     with race.ledger(FIFTY_EACH) as ledger, ThreadPoolExecutor(8) as threads:

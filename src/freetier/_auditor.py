@@ -36,7 +36,6 @@ SEALED = 11
 """The invariant that shows only against a head that was kept: any journal agrees with itself."""
 
 
-_LAST_DAY: Final = 2_932_897  # of the year 9999
 _NOT_SEALED: Final = "up to here it is not the journal that was sealed"
 
 
@@ -128,8 +127,8 @@ class Auditor:
         for key in sorted(books.used.keys() | self.used.keys()):
             if books.used.get(key, 0) != self.used.get(key, 0):
                 number, scope, name = key
-                day = str(EPOCH.date() + timedelta(number)) if number < _LAST_DAY else number
-                self._check(6, None, False, f"the counter of {scope} {name!r} on {day} differs")
+                counter = f"the counter of {scope} {name!r} on {_day(number)}"
+                self._check(6, None, False, f"{counter} differs")
         same = books.at == self.at
         self._check(9, None, same, f"the pool's row says {books.at}, the journal {self.at}")
         self._check(7, None, books.credit_carry == self.carry, "the carried remainder differs")
@@ -186,7 +185,15 @@ class Auditor:
         if entry.kind is Kind.CREDIT:
             rest = (entry.paid_sats or 0) * (entry.credit_share_bp or 0) + self.carry
             exact = (entry.balance_change, entry.credit_carry) == divmod(rest, WHOLE_BP)
-            self._check(7, entry, exact, f"credited {entry.balance_change}, not {rest // WHOLE_BP}")
+            self._check(
+                7,
+                entry,
+                exact,
+                "credited {}, carried {}; it is {} and {}",
+                entry.balance_change,
+                entry.credit_carry,
+                *divmod(rest, WHOLE_BP),
+            )
             self.carry = entry.credit_carry or 0
 
     def _draw(self, entry: Entry) -> None:
@@ -279,6 +286,14 @@ class Auditor:
             self._check(6, entry, used >= 0, "{} {!r} used {}", scope, name, used)
             over = entry.kind in DRAWS and cap is not None and used > cap
             self._check(6, entry, not over, "{} {!r} used {} of {}", scope, name, used, cap)
+
+
+def _day(number: int) -> str:
+    """The date, or the number of days since 1970 where no calendar has it."""
+    try:
+        return str(EPOCH.date() + timedelta(number))
+    except OverflowError:
+        return str(number)
 
 
 def key_of(entry: Entry) -> str:

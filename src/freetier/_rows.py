@@ -78,6 +78,11 @@ def entry(row: Row) -> Entry:
     return _readable(f"entry {row[0]}", _entry, row)
 
 
+def entries(rows: Sequence[Row]) -> list[Entry]:
+    """The entries, each with what it is filed under: where that is wrong, nothing would find it."""
+    return [_filed(row) for row in rows]
+
+
 def entry_or_none(rows: Sequence[Row]) -> Entry | None:
     return entry(rows[0]) if rows else None
 
@@ -142,6 +147,15 @@ def _entry(row: Row) -> Entry:
         if row[column] is not None:
             values[column] = read(row[column])
     return Entry(*values)
+
+
+def _filed(row: Row) -> Entry:
+    found, filed = entry(row[:-1]), row[-1]
+    if filed != journal.once(found.kind):
+        raise IntegrityError(
+            f"entry {found.seq} cannot be read: a {found.kind} that is filed under {shown(filed)}"
+        )
+    return found
 
 
 def _readable(where: str, read: Callable[[Any], T], value: Any) -> T:

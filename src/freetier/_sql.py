@@ -19,7 +19,6 @@ from attrs import frozen
 from freetier import _rows
 from freetier import _sql_parts as parts
 from freetier.entries import Entry, Grant, Kind, PoolStatus
-from freetier.journal import once
 from freetier.repository import PAGE, SWEEP_LIMIT, Books, Deposit, Draw, Ending, View
 from freetier.values import Decision, Request, to_us
 
@@ -144,16 +143,17 @@ ON CONFLICT (pool, key) DO NOTHING
 RETURNING key
 """
 
-# The first, should somebody have taken the index away that keeps it the only one.
+# By its kind, not as what it is filed: an audit asks, of a journal that somebody may have changed.
+# And the first, should somebody have taken the index away that keeps it the only one.
 FIND: Final = f"""
 SELECT{parts.ENTRY_COLUMNS}
 FROM freetier_journal
-WHERE pool = :pool AND key = :key AND once = :once AND kind = :kind
+WHERE pool = :pool AND key = :key AND kind = :kind
 ORDER BY seq LIMIT 1
 """
 
 ENTRIES: Final = f"""
-SELECT{parts.ENTRY_COLUMNS}
+SELECT{parts.ENTRY_COLUMNS}, once
 FROM freetier_journal WHERE pool = :pool AND seq >= :first
 ORDER BY seq LIMIT :limit
 """
@@ -276,13 +276,13 @@ def deposit(deposit: Deposit, now: datetime | None) -> Query[Entry | None]:
 
 
 def find(kind: Kind, key: str) -> Query[Entry | None]:
-    params: Params = {"pool": POOL, "key": key, "once": once(kind), "kind": kind.value}
+    params: Params = {"pool": POOL, "key": key, "kind": kind.value}
     return Query(FIND, params, _rows.entry_or_none)
 
 
 def entries(after: int = 0, limit: int = PAGE) -> Query[list[Entry]]:
     params: Params = {"pool": POOL, "first": after + 1, "limit": limit}
-    return Query(ENTRIES, params, lambda rows: [_rows.entry(row) for row in rows])
+    return Query(ENTRIES, params, _rows.entries)
 
 
 def status(now: datetime | None) -> Query[PoolStatus]:
