@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,13 @@ def used(ledger: FreeTier) -> FreeTier:
 def test_there_are_enough_bad_values() -> None:
     """At least 40 bad values meet every argument."""
     assert len(BAD) >= 40
+
+
+def test_every_method_is_met() -> None:
+    """No method of a ledger that takes an argument is left out."""
+    methods = {name for name in vars(FreeTier) if not name.startswith("_")} - {"policy"}
+    taking = {name for name in methods if len(signature(getattr(FreeTier, name)).parameters) > 1}
+    assert taking == ARGUMENTS.keys()
 
 
 @pytest.mark.parametrize("argument", CASES)

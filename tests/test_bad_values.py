@@ -11,6 +11,7 @@ import pytest
 from attrs import fields
 
 from freetier import FreeTierPolicy, InvalidInput, Request, Snapshot, jobs, nostr, pricing, sessions
+from freetier.invoices import Refund, RefundState
 
 from .bad_values import BAD
 from .figures import Count
@@ -28,6 +29,15 @@ FUNCTIONS: dict[str, tuple[Callable[..., object], dict[str, Any]]] = {
     "FreeTierPolicy": (
         FreeTierPolicy,
         {field.name: getattr(FreeTierPolicy(), field.name) for field in fields(FreeTierPolicy)},
+    ),
+    "decide": (
+        FreeTierPolicy().decide,
+        {"request": Request("job", "ab", "trusted", 9), "snapshot": Snapshot(AT, 100)},
+    ),
+    "from_env": (FreeTierPolicy.from_env, {"environ": {}}),
+    "refund_begun": (
+        Refund(9, RefundState.PENDING, "ab@example.com").begun,
+        {"destination": "ab@example.com", "bolt11": "lnbc1", "payment_hash": "hash"},
     ),
     "Snapshot": (
         Snapshot,
@@ -64,6 +74,7 @@ TAKES = {
     ("FreeTierPolicy", "pool_share_bp"): {"None"},
     ("FreeTierPolicy", "per_request_sats"): {"None"},
     ("FreeTierPolicy", "limits"): {"list", "dict", "empty"},
+    ("from_env", "environ"): {"dict"},
     ("Snapshot", "balance_sats"): LARGE,
     ("Snapshot", "identity_used_sats"): LARGE,
     ("Snapshot", "tier_used_sats"): LARGE,
@@ -78,7 +89,7 @@ CASES = [
     (function, argument)
     for function, (_, good) in FUNCTIONS.items()
     for argument in good
-    if argument != "rates"
+    if argument not in {"rates", "destination", "bolt11"}  # a value of ours; what a record has
 ]
 
 

@@ -88,9 +88,9 @@ class Refund:
         """About to be paid by this invoice, which is of this destination.
 
         Raises `IllegalTransition` when another was begun, when nothing is to be paid, and when it
-        is to be paid elsewhere by now.
+        is to be paid elsewhere by now; `InvalidInput`.
         """
-        if self.payment_hash == payment_hash:
+        if self.payment_hash == check_id("payment_hash", payment_hash):
             return self
         ready = self.state is RefundState.PENDING and self.destination is not None
         if not ready or self.payment_hash is not None:

@@ -179,9 +179,12 @@ class FreeTierPolicy:
         """How much of the price the pool absorbs: the least of the price and every limit's room.
 
         Of several limits that leave the same room, the first in the order of `Limit` is named. A
-        price of 0 is free. Raises `InvalidInput` for a tier without a budget.
+        price of 0 is free. Raises `InvalidInput`, also for a tier without a budget.
         """
-        price = request.price_sats
+        try:  # costs nothing; to ask what they are, as much as a limit
+            price, _ = request.price_sats, snapshot.at
+        except AttributeError:
+            raise _not_to_decide_on(request, snapshot) from None
         rooms = self._rooms(request, snapshot)
         room, bound_by = price, None
         for limit, left in rooms.items():
@@ -276,6 +279,12 @@ class FreeTierPolicy:
         while hour < midnight and (self._released(hour) or 0) <= now_free:
             hour += _HOUR
         return hour
+
+
+def _not_to_decide_on(request: object, snapshot: object) -> InvalidInput:
+    if isinstance(request, Request):
+        return InvalidInput("snapshot", snapshot, "a Snapshot")
+    return InvalidInput("request", request, "a Request")
 
 
 def _unknown(argument: str, tier: str, tiers: Iterable[str]) -> InvalidInput:

@@ -89,6 +89,8 @@ def read(environ: Mapping[str, str], tiers: Collection[str]) -> dict[str, Any]:
 
     Raises `ConfigError`, a line for each variable that is unknown or has no usable value.
     """
+    if not isinstance(environ, Mapping):
+        raise InvalidInput("environ", environ, "a mapping of names to text, as os.environ is")
     values: dict[str, Any] = {}
     problems: list[str] = []
     for name in sorted(environ):
