@@ -75,6 +75,7 @@ class Argument:
     name: str
     give: Callable[[FreeTier, Any], object]
     takes: frozenset[str] = frozenset()
+    of_request: bool = False  # `Request` itself refuses it, before any ledger is asked
 
 
 def asking(ask: str) -> list[Argument]:
@@ -85,7 +86,7 @@ def asking(ask: str) -> list[Argument]:
         return lambda ledger, value: getattr(ledger, ask)(Request(**fields | {field: value}))
 
     taken = {"identity": frozenset({"None"})}
-    each = [Argument(field, give(field), taken.get(field, frozenset())) for field in fields]
+    each = [Argument(field, give(field), taken.get(field, frozenset()), True) for field in fields]
     return [Argument("request", lambda ledger, value: getattr(ledger, ask)(value)), *each]
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import freetier
 from freetier import FreeTierPolicy, Request
+from freetier.testing import Clock
 
 ENTRIES = 1_000_000
 IDENTITIES = 1_000
@@ -20,7 +21,7 @@ POLICY = FreeTierPolicy(seed_sats=ENTRIES, budgets={"elite": ENTRIES})
 
 def filled(path: Path, entries: int) -> None:
     """A ledger with so many entries: copies of one that the library wrote, by plain SQL."""
-    with freetier.open(path, POLICY) as ledger:
+    with freetier.open(path, POLICY, clock=Clock()) as ledger:
         ledger.record_grant(Request("job-2", "id-2", "elite", 1))
     with closing(sqlite3.connect(path)) as connection:
         guards = connection.execute(

@@ -99,7 +99,7 @@ def test_every_door_refuses_alike(
         ledger.reserve(Request("held", "ab", "trusted", 120))
         before = ledger.verify()
         for arguments in ARGUMENTS.values():
-            for argument in arguments:
+            for argument in (each for each in arguments if not each.of_request):
                 for name in BAD.keys() - argument.takes:
                     with pytest.raises(InvalidInput) as caught:
                         argument.give(ledger, BAD[name])

@@ -9,7 +9,10 @@ import pytest
 
 from freetier import (
     FreeTierError,
+    InsufficientBalance,
     IntegrityError,
+    InvalidInput,
+    NotAuthenticated,
     OutcomeUnknown,
     StoreFull,
     StoreReadOnly,
@@ -21,7 +24,7 @@ OF_THE_STORE = {
     OutcomeUnknown: "ask again with the same key",
     StoreReadOnly: "nothing was written: an operator must look at it",
     StoreFull: "nothing was written: an operator must make room",
-    IntegrityError: "stop writing, and run verify",
+    IntegrityError: "stop writing, and look into it",
 }
 
 
@@ -41,7 +44,23 @@ def test_advice_is_given_once(kind: type[FreeTierError]) -> None:
     assert str(copy.copy(error)) == str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-def test_others_say_it_themselves() -> None:
-    """An error whose message says what to do has no advice besides."""
-    assert str(FreeTierError("no such job")) == FreeTierError("no such job").message
-    assert FreeTierError.advice == ""
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (FreeTierError("no such job"), "no such job"),
+        (
+            InsufficientBalance("s-1", 5, 3),
+            "session 's-1' has 3 sats free, and the request needs 5",
+        ),
+        (NotAuthenticated("the event is old"), "the event is old"),
+        (
+            InvalidInput("url", "postgres://me:secret@host/db", "a path"),
+            "url: expected a path, got 'postgres://…@host/db'",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_others_say_it_themselves(error: FreeTierError, text: str) -> None:
+    """An error whose message says what to do has no advice besides; no password is told."""
+    assert str(error) == error.message == text
+    assert error.advice == ""

@@ -200,7 +200,8 @@ def test_the_roles_timeout_holds(pooler: Pooler, postgres_dsn: str) -> None:
             ledger = FreeTier(FIFTY_EACH, repository)
             ledger.seed()
             holder.execute("SELECT FROM freetier_pool FOR UPDATE")
-            with pytest.raises(StoreUnavailable, match="lock timeout"):
+            # Else it would hang until it is given up, and nobody would know what became of it.
+            with pytest.raises(StoreUnavailable, match="lock timeout|no connection in time"):
                 ledger.donate("gift", 1)
 
 

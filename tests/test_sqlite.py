@@ -23,10 +23,12 @@ from freetier import (
     FreeTier,
     FreeTierPolicy,
     InvalidInput,
+    Kind,
     Request,
     StoreFull,
     StoreReadOnly,
     StoreUnavailable,
+    _sql,
 )
 from freetier._sql import Query
 from freetier.migrations import migrate
@@ -117,6 +119,14 @@ class TestOwnFile:
             letting_go.start()
             assert FreeTier(POLICY, own).reserve(JOB).absorb_sats == 120
             letting_go.join()
+
+    def test_a_key_is_looked_up(self, path: Path) -> None:
+        """An entry is found by its key, in a journal of any length, also before any ANALYZE."""
+        with SQLiteRepository(path) as own:
+            find = _sql.find(Kind.CREDIT, "invoice")
+            explained = f"EXPLAIN QUERY PLAN {find.text}"
+            plan = own.run(Query(explained, find.params, lambda rows: [row[3] for row in rows]))
+        assert "USING INDEX freetier_journal_once (pool=? AND key=? AND once>?)" in plan[0]
 
     def test_a_full_disk(self, path: Path) -> None:
         """A file that cannot grow is StoreFull; nothing is half written; with room it goes on."""

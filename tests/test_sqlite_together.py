@@ -6,6 +6,7 @@ import asyncio
 import resource
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -33,6 +34,7 @@ from freetier import (
     _gathering,
 )
 from freetier._patience import Patience
+from freetier._sql import Query
 from freetier._sqlite_together import _Unsure
 from freetier.repository import Deposit
 from freetier.sqlite import AsyncSQLiteRepository, SQLiteRepository
@@ -354,6 +356,17 @@ class TestThreads:
             unsure = _Unsure(store, OutcomeUnknown("the batch"))
             with pytest.raises(OutcomeUnknown, match="the batch; tried again"):
                 unsure.deposit(Deposit(Kind.DONATION, "gift", 1), None)
+
+    def test_a_full_disk_does_not_settle_an_outcome(self, path: Path) -> None:
+        """Nor does a disk that is full by then say it."""
+        with SQLiteRepository(path) as store:
+            pages = store.run(Query("PRAGMA page_count", {}, lambda rows: rows[0][0]))
+            store.run(Query(f"PRAGMA max_page_count = {pages}", {}, len))
+            unsure = _Unsure(store, OutcomeUnknown("the batch"))
+            note = "n" * 256
+            gifts = (Deposit(Kind.DONATION, f"g-{n}", 1, note=note) for n in range(1000))
+            with pytest.raises(OutcomeUnknown, match="the batch; tried again"):
+                deque((unsure.deposit(gift, None) for gift in gifts), 0)
 
     def test_a_signal_in_the_middle_of_a_batch(self, path: Path) -> None:
         """What a signal handler asks for in its own thread's transaction is refused, not lost."""

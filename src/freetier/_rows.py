@@ -83,6 +83,11 @@ def entries(rows: Sequence[Row]) -> list[Entry]:
     return [_filed(row) for row in rows]
 
 
+def filed_or_none(rows: Sequence[Row]) -> Entry | None:
+    """See `entries`."""
+    return _filed(rows[0]) if rows else None
+
+
 def entry_or_none(rows: Sequence[Row]) -> Entry | None:
     return entry(rows[0]) if rows else None
 

@@ -15,7 +15,13 @@ from freetier._gathering import Call, Gathering, Others
 from freetier._sql import Query
 from freetier._sqlite_errors import translated
 from freetier._sqlite_own import Own
-from freetier.errors import FreeTierError, OutcomeUnknown, StoreUnavailable
+from freetier.errors import (
+    FreeTierError,
+    OutcomeUnknown,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnavailable,
+)
 from freetier.steps import Operation, perform
 
 T = TypeVar("T")
@@ -122,7 +128,7 @@ class _Unsure(BlockingRepository):
     def run(self, query: Query[T]) -> T:
         try:
             return self._store.run(query)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, StoreFull, StoreReadOnly) as error:
             raise OutcomeUnknown(f"{self._before.message}; tried again: {error.message}") from error
 
     def close(self) -> None:

@@ -45,7 +45,9 @@ class InvalidInput(FreeTierError, ValueError):
         self.value = value
         self.expected = expected
 
-    def __str__(self) -> str:
+    @property
+    def message(self) -> str:
+        """See `FreeTierError`."""
         return f"{self.argument}: expected {self.expected}, got {shown(self.value)}"
 
 
@@ -74,7 +76,9 @@ class InsufficientBalance(FreeTierError):
         self.needed_sats = needed_sats
         self.free_sats = free_sats
 
-    def __str__(self) -> str:
+    @property
+    def message(self) -> str:
+        """See `FreeTierError`."""
         return (
             f"session {self.session_id!r} has {self.free_sats} sats free, "
             f"and the request needs {self.needed_sats}"
@@ -116,7 +120,7 @@ class StoreFull(FreeTierError):
 class IntegrityError(FreeTierError):
     """The books do not add up. Stop writing and run `verify`; no balance is ever clamped."""
 
-    advice = "stop writing, and run verify"
+    advice = "stop writing, and look into it"
 
 
 class NotAuthenticated(FreeTierError):
