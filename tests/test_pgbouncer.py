@@ -201,7 +201,7 @@ def test_the_roles_timeout_holds(pooler: Pooler, postgres_dsn: str) -> None:
             ledger.seed()
             holder.execute("SELECT FROM freetier_pool FOR UPDATE")
             # Else it would hang until it is given up, and nobody would know what became of it.
-            with pytest.raises(StoreUnavailable, match="lock timeout|no connection in time"):
+            with pytest.raises(StoreUnavailable, match=r"lock timeout|no connection in time"):
                 ledger.donate("gift", 1)
 
 
