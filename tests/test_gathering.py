@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from freetier import Conflict
+from freetier import Conflict, _gathering
 from freetier._gathering import MOST, Call, Gathering, Others, _Waiting
 from freetier.steps import Operation, ask, perform
 
@@ -50,8 +50,12 @@ class TestGathering:
         assert {future.result() for future in begun} == {"together"}
         assert sizes == [MOST, 3]
 
-    def test_an_interrupted_leader_leaves_nobody_waiting(self) -> None:
-        """Whom an interrupted leader took along is done by the next one."""
+    def test_an_interrupted_leader_leaves_nobody_waiting(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whom an interrupted leader took along is done by the next one; none looks for itself."""
+        monkeypatch.setattr(_gathering, "_LOOK_S", 10)
+        looked: list[object] = []
         leads: list[str] = []
 
         def together(first: Call[Any], others: Others[Any]) -> None:
@@ -63,10 +67,18 @@ class TestGathering:
                 call.attempt(partial(done_on, "together"))
 
         gathering = Gathering(alone, together)
+        look = gathering._look
+
+        def look_up(call: Any) -> None:
+            looked.append(call)
+            look(call)
+
+        monkeypatch.setattr(gathering, "_look", look_up)
         with ThreadPoolExecutor(4) as threads, busy(gathering, 3):
             begun = [threads.submit(gathering.do, giving(lambda store: store)) for _ in range(3)]
         ends = [future.exception() or future.result() for future in begun]
         assert sorted(map(type, ends), key=str) == [KeyboardInterrupt, str, str]
+        assert looked == []
         assert gathering.do(giving(lambda store: store)) == "alone"
 
     def test_who_is_interrupted_while_waiting_leaves(self) -> None:
