@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -37,6 +38,33 @@ from freetier.sqlite import SQLiteRepository
 JOB = Request("job", "ab", "trusted", 120)
 POLICY = FreeTierPolicy()
 NOBODY = 65534
+SMALL_WORLD = ["unshare", "--user", "--map-root-user", "--mount"]
+"""Where a command is root of nothing but what it mounts, which is gone with it."""
+FILL = """
+import itertools, pathlib, sys, freetier
+from freetier import FreeTierPolicy, StoreFull
+
+disk = pathlib.Path(sys.argv[1])
+ballast = disk / "ballast"
+ballast.write_bytes(bytes(300_000))
+with freetier.open(disk / "ledger.db", FreeTierPolicy()) as ledger:
+    def give(number):
+        return ledger.donate(f"gift-{number}", 1, note="n" * 256).balance_change
+    for number in itertools.count():
+        try:
+            given = give(number)
+        except StoreFull:
+            break
+    try:
+        give(number)
+    except StoreFull:
+        assert ledger.verify().entries == 1 + number
+        ballast.unlink()
+        assert give(number) == given == 1
+        assert ledger.verify().entries == 2 + number and ledger.verify().ok
+    else:
+        raise AssertionError("there was room again")
+"""
 
 
 @pytest.fixture
@@ -128,7 +156,22 @@ class TestOwnFile:
             plan = own.run(Query(explained, find.params, lambda rows: [row[3] for row in rows]))
         assert "USING INDEX freetier_journal_once (pool=? AND key=? AND once>?)" in plan[0]
 
-    def test_a_full_disk(self, path: Path) -> None:
+    def test_a_full_disk(self, tmp_path: Path, path: Path) -> None:
+        """A disk without room is StoreFull; nothing is half written; with room it goes on.
+
+        It is a file system of a megabyte; where a test may mount none, a file that may not grow.
+        """
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+        if subprocess.run([*SMALL_WORLD, *mount], check=False, capture_output=True).returncode:
+            self.test_a_file_that_cannot_grow(path)
+            return
+        fill = [sys.executable, "-W", "error", "-c", FILL, str(disk)]
+        both = ["sh", "-c", f'{shlex.join(mount)} && exec "$@"', "sh", *fill]
+        subprocess.run([*SMALL_WORLD, *both], check=True, timeout=60)
+
+    def test_a_file_that_cannot_grow(self, path: Path) -> None:
         """A file that cannot grow is StoreFull; nothing is half written; with room it goes on."""
         with SQLiteRepository(path) as own:
             ledger = FreeTier(POLICY, own)
