@@ -10,8 +10,21 @@ from typing import Any
 import pytest
 from attrs import fields
 
-from freetier import FreeTierPolicy, InvalidInput, Request, Snapshot, jobs, nostr, pricing, sessions
+from freetier import (
+    FreeTierPolicy,
+    HostLimit,
+    InvalidInput,
+    Request,
+    Snapshot,
+    jobs,
+    migrations,
+    nostr,
+    pricing,
+    sessions,
+)
+from freetier.asyncpg import AsyncpgRepository
 from freetier.invoices import Refund, RefundState
+from freetier.postgres import AsyncPostgresRepository
 
 from .bad_values import BAD
 from .figures import Count
@@ -25,6 +38,7 @@ RATES = {
     "btc_usd": Decimal(1),
 }
 TOKENS = {"rates": pricing.Rates(**RATES), "input_tokens": 1, "output_tokens": 1}
+CONNECTIONS = {"database": "postgresql://localhost/", "timeout_s": 1, "connections": 1}
 FUNCTIONS: dict[str, tuple[Callable[..., object], dict[str, Any]]] = {
     "FreeTierPolicy": (
         FreeTierPolicy,
@@ -35,6 +49,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., object], dict[str, Any]]] = {
         {"request": Request("job", "ab", "trusted", 9), "snapshot": Snapshot(AT, 100)},
     ),
     "from_env": (FreeTierPolicy.from_env, {"environ": {}}),
+    "HostLimit": (HostLimit, {"name": "mine", "room": lambda *_: 1}),
+    "statements": (migrations.statements, {"dialect": "sqlite", "since": 0}),
+    "AsyncPostgresRepository": (AsyncPostgresRepository, CONNECTIONS),
+    "AsyncpgRepository": (AsyncpgRepository, CONNECTIONS),
     "refund_begun": (
         Refund(9, RefundState.PENDING, "ab@example.com").begun,
         {"destination": "ab@example.com", "bolt11": "lnbc1", "payment_hash": "hash"},
@@ -61,6 +79,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., object], dict[str, Any]]] = {
 }
 LARGE = {"all bitcoin and one"}  # what was used of a day may be more than all there is at once
 DECIMAL = {"Decimal"}
+SECONDS = {"whole float", "float"}
+NOT_RAW = {"rates", "room", "destination", "bolt11"}  # values of ours; what a record has
 WORDS = {
     "space", "leading space", "trailing space", "257 characters", "a megabyte", "newline", "tab",
     "escape", "markup", "ampersand", "zero-width space", "right-to-left override",
@@ -81,6 +101,8 @@ TAKES = {
     ("Snapshot", "pool_used_sats"): LARGE,
     ("Decision.settle", "actual_sats"): {"None"},
     **{("Rates", name): DECIMAL for name in RATES},
+    ("AsyncPostgresRepository", "timeout_s"): SECONDS,
+    ("AsyncpgRepository", "timeout_s"): SECONDS,
     ("jobs.create", "request"): WORDS,
     ("jobs.create", "identity"): {"None"},
     ("sessions.create", "identity"): {"None"},
@@ -89,7 +111,7 @@ CASES = [
     (function, argument)
     for function, (_, good) in FUNCTIONS.items()
     for argument in good
-    if argument not in {"rates", "destination", "bolt11"}  # a value of ours; what a record has
+    if argument not in NOT_RAW
 ]
 
 
