@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 from freetier._ending import faults_of_an_ending
 from freetier._sorting import Sorter
 from freetier.checkpoint import Checkpoint
-from freetier.entries import Entry, Kind
+from freetier.entries import Entry, Kind, MisfiledEntry
 from freetier.journal import DEPOSITS, DRAWS, amount, once
 from freetier.repository import Books
 from freetier.sealing import START, Head, linked
@@ -91,7 +91,7 @@ class Auditor:
 
     def hold(self, key: str, held: tuple[int, int], grant: Entry | None) -> None:
         """Take up a grant that was open at the checkpoint, if it is still the one that it was."""
-        if grant is not None and held == _held(grant):
+        if grant is not None and held == _held(grant) and _is_filed(grant):
             self.held[key] = grant
         else:
             self._check(SEALED, grant, False, f"grant {key!r} is not the checkpoint's")
@@ -99,6 +99,7 @@ class Auditor:
     def take(self, entry: Entry) -> None:
         self.count += 1
         self._order(entry)
+        self._check(7, entry, _is_filed(entry), "nothing finds it by its key, {!r}", entry.key)
         if entry.kind in DRAWS or entry.kind in DEPOSITS:  # of endings there is invariant 8
             self.keys.add((key_of(entry), once(entry.kind), entry.seq))
         if entry.kind in DRAWS:
@@ -299,6 +300,10 @@ def _day(number: int) -> str:
 def key_of(entry: Entry) -> str:
     """Under what there is one entry of its kind: there is one seed, whatever its key."""
     return "seed" if entry.kind is Kind.SEED else entry.key
+
+
+def _is_filed(entry: Entry) -> bool:
+    return not isinstance(entry, MisfiledEntry)
 
 
 def _held(grant: Entry) -> tuple[int, int]:

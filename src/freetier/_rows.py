@@ -8,8 +8,10 @@ from datetime import date, datetime, timedelta
 from json.encoder import encode_basestring_ascii
 from typing import Any, TypeVar
 
+from attrs import astuple
+
 from freetier import journal
-from freetier.entries import Entry, Grant, GrantState, Kind, PoolStatus
+from freetier.entries import Entry, Grant, GrantState, Kind, MisfiledEntry, PoolStatus
 from freetier.errors import IntegrityError, SchemaError, shown
 from freetier.repository import Books, View
 from freetier.values import EPOCH, Decision, Limit, Serve, Snapshot, from_us, to_us
@@ -79,7 +81,7 @@ def entry(row: Row) -> Entry:
 
 
 def entries(rows: Sequence[Row]) -> list[Entry]:
-    """The entries, each with what it is filed under: where that is wrong, nothing would find it."""
+    """The entries; those that are filed wrong as such."""
     return [_filed(row) for row in rows]
 
 
@@ -155,12 +157,10 @@ def _entry(row: Row) -> Entry:
 
 
 def _filed(row: Row) -> Entry:
-    found, filed = entry(row[:-1]), row[-1]
-    if filed != journal.once(found.kind):
-        raise IntegrityError(
-            f"entry {found.seq} cannot be read: a {found.kind} that is filed under {shown(filed)}"
-        )
-    return found
+    found = entry(row[:-1])
+    if row[-1] == journal.once(found.kind):
+        return found
+    return MisfiledEntry(*astuple(found, recurse=False))
 
 
 def _readable(where: str, read: Callable[[Any], T], value: Any) -> T:

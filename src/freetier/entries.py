@@ -119,6 +119,14 @@ class Entry:
 
 
 @frozen
+class MisfiledEntry(Entry):
+    """An entry that a store would not find by its key: somebody changed what it is filed under.
+
+    No schema lets that happen. `verify` reads such an entry to say so.
+    """
+
+
+@frozen
 class PoolStatus:
     """The pool as of `as_of`. All in sats but `open_grants`, which counts.
 
