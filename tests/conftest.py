@@ -44,8 +44,10 @@ def count_of(request: pytest.FixtureRequest) -> figures.Count:
     return add
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say what was counted, whichever process counted it."""
+    if hasattr(config, "workerinput"):
+        return  # the process that the workers report to says it, once
     counted = Counter[str]()
     for report in terminalreporter.stats.get("passed", []):
         for name, number in report.user_properties:
