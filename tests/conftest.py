@@ -11,9 +11,11 @@ import hypothesis
 import pytest
 
 import freetier
+from freetier import _sorting
 from freetier.testing import Clock
 from tests import figures
 from tests.postgres_server import Server, database_name, shared
+from tests.tampering import Tampered, on_postgres, on_sqlite
 
 hypothesis.settings.register_profile("freetier", deadline=None)
 hypothesis.settings.load_profile("freetier")
@@ -73,3 +75,16 @@ def postgres_dsn(postgres_server: Server) -> Iterator[str]:
     dsn = postgres_server.create()
     yield dsn
     postgres_server.drop(database_name(dsn))
+
+
+@pytest.fixture(params=["in memory", "through a file", "on Postgres"])
+def tampered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tampered]:
+    """A ledger without its guard, on each database, and with what `verify` sorts in files."""
+    if request.param == "through a file":
+        monkeypatch.setattr(_sorting, "PART", 2)
+    if request.param == "on Postgres":
+        with on_postgres(request.getfixturevalue("postgres_dsn")) as ledger:
+            yield ledger
+    else:
+        with on_sqlite(request.getfixturevalue("tmp_path") / "ledger.db") as ledger:
+            yield ledger

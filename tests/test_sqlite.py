@@ -80,12 +80,12 @@ def pragma(repository: SQLiteRepository, words: str) -> Any:
 
 
 @contextmanager
-def only_reading(folder: Path) -> Iterator[None]:
-    """Inside, this thread may read what is in the folder, and write nothing; root neither."""
+def rights(folder: Path, mode: int, mode_of_files: int) -> Iterator[None]:
+    """Inside, this thread, be it root's, has these rights to a folder and to what is in it."""
     files = list(folder.iterdir())
     for file in files:
-        file.chmod(0o444)
-    folder.chmod(0o555)
+        file.chmod(mode_of_files)
+    folder.chmod(mode)
     as_user = ctypes.CDLL(None).setfsuid
     as_user(NOBODY)
     try:
@@ -267,15 +267,28 @@ with freetier.open(sys.argv[1], policy=FreeTierPolicy()) as ledger:
         with TemporaryDirectory() as folder:
             path = Path(folder, "ledger.db")
             writer = freetier.open(path, POLICY)
-            with writer, only_reading(path.parent), freetier.open(path, POLICY) as ledger:
+            reading = (path.parent, 0o555, 0o444)
+            with writer, rights(*reading), freetier.open(path, POLICY) as ledger:
                 assert ledger.decide(JOB).absorb_sats == 120
                 with pytest.raises(StoreReadOnly):
                     ledger.reserve(JOB)
-            with only_reading(path.parent), pytest.raises(StoreReadOnly):
+            with rights(*reading), pytest.raises(StoreReadOnly):
                 freetier.open(path, POLICY)  # to read it, SQLite makes files beside it
             with freetier.open(path, POLICY) as ledger:
                 assert ledger.reserve(JOB).absorb_sats == 120
                 assert ledger.verify().ok
+
+    @pytest.mark.parametrize(("mode", "mode_of_files"), [(0o755, 0o000), (0o444, 0o644)])
+    def test_what_may_not_be_read(self, mode: int, mode_of_files: int) -> None:
+        """A file, or a folder, that its user may not look into is a ConfigError: no retry helps."""
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "ledger.db")
+            freetier.open(path, POLICY).close()
+            with (
+                rights(path.parent, mode, mode_of_files),
+                pytest.raises(ConfigError, match="this user may not"),
+            ):
+                freetier.open(path, POLICY)
 
 
 class TestHostsConnection:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii
+from types import NoneType
 from typing import Any, TypeVar
 
-from attrs import astuple
+from attrs import astuple, fields
 
 from freetier import journal
 from freetier.entries import Entry, Grant, GrantState, Kind, MisfiledEntry, PoolStatus
@@ -118,7 +120,10 @@ def books(rows: Sequence[Row]) -> Books:
     used: dict[tuple[int, str, str], int] = {}
     open_: dict[str, tuple[int, int]] = {}
     pool = one([row for row in rows if row[0] == "pool" and row[5] is None])
-    for part, number, sats, _, _, name, *_ in rows:
+    for part, number, sats, reserved, carry, name, at_us, *totals in rows:
+        figures = (number, sats, reserved, carry, at_us, *totals)
+        if {*map(type, figures)} != {int} or type(name) not in (str, NoneType):
+            raise IntegrityError(f"the books of {part!r}, {shown(name)}, cannot be read")
         if part == "open":
             if name in open_:
                 raise IntegrityError(f"freetier_open has grant {shown(name)} twice")
@@ -149,11 +154,22 @@ def day_number(at: datetime) -> int:
 
 
 def _entry(row: Row) -> Entry:
+    if wrong := _ill_typed(tuple(map(type, row))):
+        raise TypeError(wrong)
     values = list(row)
     for column, read in _READ.items():
         if row[column] is not None:
             values[column] = read(row[column])
     return Entry(*values)
+
+
+@lru_cache(maxsize=256)
+def _ill_typed(types: tuple[type, ...]) -> str | None:
+    """Of the types of a row, the first that no schema of ours would hold; None if there is none."""
+    for found, (name, due, may_miss) in zip(types, _COLUMNS, strict=True):
+        if found is not due and not (may_miss and found is NoneType):
+            return f"{name} is {found.__name__}"
+    return None
 
 
 def _filed(row: Row) -> Entry:
@@ -225,6 +241,16 @@ def _gated(row: Row) -> Grant:
     decision = _decision(Serve.GATE, price, 0, price, bound_by, rooms, resets_at_us)
     return Grant(key, identity, tier, decision, GrantState.UNHELD, from_us(at_us))
 
+
+_COLUMNS = [
+    (
+        field.name,
+        str if str(field.type).startswith(("str", "Kind", "Mapping")) else int,
+        str(field.type).endswith("None"),
+    )
+    for field in fields(Entry)
+]
+"""The name and the type of each figure of an entry, as it is stored; whether it may be missing."""
 
 _READ: Mapping[int, Callable[[Any], object]] = {
     1: Kind,

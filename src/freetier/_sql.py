@@ -28,6 +28,8 @@ Params = Mapping[str, int | str | None]
 POOL: Final = "main"
 """The pool's name in every table; one pool for now."""
 
+_LAST: Final = 2**63 - 1
+
 LOOK: Final = f"""
 SELECT p.now_us, p.balance_sats, p.reserved_sats, {parts.DUE_SATS}, {parts.DUE},
   {parts.USED.format(scope="'identity'", name="CAST(:identity AS TEXT)")},
@@ -282,7 +284,12 @@ def find(kind: Kind, key: str) -> Query[Entry | None]:
 
 
 def entries(after: int = 0, limit: int = PAGE) -> Query[list[Entry]]:
-    params: Params = {"pool": POOL, "first": after + 1, "limit": limit}
+    # After the last number that a database can hold there is nothing, and it cannot be asked.
+    params: Params = {
+        "pool": POOL,
+        "first": min(after + 1, _LAST),
+        "limit": limit if after < _LAST else 0,
+    }
     return Query(ENTRIES, params, _rows.entries)
 
 

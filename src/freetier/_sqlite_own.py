@@ -70,26 +70,34 @@ class _Connection(sqlite3.Connection):
             self.close()
 
 
-def checked_path(path: object) -> str:
-    """`path` as text, if a ledger's file can be there; else raises."""
+def checked_path(database: object) -> str:
+    """`database` as text, if a ledger's file can be there; else raises."""
     expected = "a path or an sqlite3.Connection"
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidInput("database", path, expected)
-    text = os.fspath(path)
+    if not isinstance(database, str | os.PathLike):
+        raise InvalidInput("database", database, expected)
+    text = os.fspath(database)
     if type(text) is not str or not text or "\0" in text:
-        raise InvalidInput("database", path, expected)
+        raise InvalidInput("database", database, expected)
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
-        raise InvalidInput("database", path, "a path that can be encoded") from None
+        raise InvalidInput("database", database, "a path that can be encoded") from None
     if text == ":memory:":
         expected = "a file: each connection would have a memory of its own"
-        raise InvalidInput("database", path, expected)
-    if not Path(text).absolute().parent.is_dir():
-        raise ConfigError(f"{text}: the folder does not exist")
-    if Path(text).is_dir():
+        raise InvalidInput("database", database, expected)
+    path = Path(text).absolute()
+    if not _may(path.parent, os.X_OK):
+        raise ConfigError(f"{text}: the folder does not exist, or this user may not enter it")
+    if path.is_dir():
         raise ConfigError(f"{text}: this is a folder")
-    return str(Path(text).absolute())  # the folder that is current may change
+    if path.exists() and not _may(path, os.R_OK):
+        raise ConfigError(f"{text}: this user may not read it")
+    return str(path)  # the folder that is current may change
+
+
+def _may(path: Path, mode: int) -> bool:
+    """Not by opening it: to close a file ends the locks that SQLite has on it in this process."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 class Own:

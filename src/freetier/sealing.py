@@ -21,7 +21,7 @@ from freetier.steps import Steps
 from freetier.values import EPOCH, to_us
 
 _AS_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_HEAD = re.compile(r"([0-9]{1,18}):([0-9a-f]{64})", re.ASCII)
+_HEAD = re.compile(r"([0-9]{1,19}):([0-9a-f]{64})", re.ASCII)
 
 
 @frozen
