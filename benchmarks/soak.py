@@ -93,11 +93,25 @@ def work(url: str) -> None:
         number += 1
         for kind, call in _operations(ledger, key, chance):
             started = time.perf_counter()
-            with suppress(Conflict, StoreUnavailable, OutcomeUnknown):
-                call()
+            with suppress(Conflict):
+                unknown = _answered(call)
                 took_us = round((time.perf_counter() - started) * 1e6)
-                print(json.dumps([kind, key, took_us, _memory_kb()]), flush=True)
+                print(json.dumps([kind, key, took_us, _memory_kb(), unknown]), flush=True)
             time.sleep(chance.expovariate(A_SECOND / PROCESSES))
+
+
+def _answered(call: Callable[[], object]) -> int:
+    """Ask until there is an answer, with the same key; how often the outcome was unknown."""
+    unknown = 0
+    while True:
+        try:
+            call()
+        except OutcomeUnknown:
+            unknown += 1
+        except StoreUnavailable:
+            time.sleep(0.1)
+        else:
+            return unknown
 
 
 def _memory_kb() -> int:
@@ -139,6 +153,7 @@ class Soak:
     memory_kb: int = 0
     kills: int = 0
     restarts: int = 0
+    unknown: int = 0
     verified: int = 0
     problems: list[str] = field(factory=list)
     _workers: list[subprocess.Popen[str]] = field(factory=list)
@@ -179,6 +194,7 @@ class Soak:
         self.problems += [str(problem) for problem in report.problems]
         print(
             f"{len(self.acknowledged):,} acknowledged, {len(lost)} lost;"
+            f" {self.unknown} outcomes unknown until asked again;"
             f" {report.entries:,} entries; {self.kills} processes killed, {self.restarts} restarts;"
             f" verified {self.verified + 1} times, {len(self.problems)} problems"
         )
@@ -214,7 +230,8 @@ class Soak:
         assert worker.stdout is not None
         for line in worker.stdout:
             if line.endswith("\n"):  # else it was killed in the middle of it
-                kind, key, took_us, memory_kb = json.loads(line)
+                kind, key, took_us, memory_kb, unknown = json.loads(line)
+                self.unknown += unknown
                 self.acknowledged.add((kind, key))
                 self.took_us.append(took_us)
                 self.memory_kb = max(self.memory_kb, memory_kb)

@@ -221,7 +221,7 @@ def test_a_number_far_beyond_the_next(tampered: Tampered, seq: int) -> None:
     assert list(tampered.ledger.journal(after=2**63 - 1)) == []
 
 
-def test_memory_does_not_grow_with_thechanged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     """To verify a journal four times as long takes no more memory."""
     monkeypatch.setattr(_sorting, "PART", 500)
 
