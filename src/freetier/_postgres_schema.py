@@ -25,31 +25,57 @@ _TRIGGER = re.compile(
     r'CREATE TRIGGER (\w+) (BEFORE|INSTEAD OF) ([A-Z ]+?)\s+ON "schema"\.(\w+)\s+'
     r'FOR EACH (\w+)\s+(?:WHEN \((.*?)\)\s+)?EXECUTE FUNCTION "schema"\.(\w+)\('
 )
-_UNIQUE = re.compile(r"CREATE UNIQUE INDEX (\w+)")
-_TABLE = re.compile(r'CREATE TABLE "schema"\.(\w+)')
-_VIEW = re.compile(r'CREATE VIEW "schema"\.(\w+)')
+_UNIQUE = re.compile(r'CREATE UNIQUE INDEX (\w+) ON "schema"\.\w+ (\(.*\))')
+_TABLE = re.compile(r'CREATE TABLE "schema"\.(\w+) \(\n(.*?)\n\)', re.DOTALL)
+_COLUMN = re.compile(
+    r'^  (\w+) +([A-Z]+)(?: COLLATE "(\w+)")?( NOT NULL)?(?: DEFAULT (\w+))?( PRIMARY KEY)?'
+    r"(?: CHECK \((.+)\))?,?$",
+    re.MULTILINE,
+)
+_KEY = re.compile(r"^  PRIMARY KEY (\(.+\))$", re.MULTILINE)
+_VIEW = re.compile(r'CREATE VIEW "schema"\.(\w+) AS SELECT\n(.*?)\nWHERE FALSE', re.DOTALL)
+_NULL = re.compile(r"CAST\(NULL AS (\S+)\) AS (\w+)")
+_TYPES = {"BIGINT": "int8", "TEXT": "text"}
 _TIMES, _ROW = {"BEFORE": 2, "INSTEAD OF": 64}, 1
 _EVENTS = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
 
 # A host may have its own in the schema, by whatever names: only our functions and tables count.
 _ACTUAL = """
 SELECT 'function ' || proname,
-  concat_ws(' ', prosecdef::text, array_to_string(proconfig, ' '), prosrc)
-FROM pg_proc WHERE pronamespace = {oid} AND proname IN ({functions})
+  concat_ws(' ', prosecdef::text, provolatile, array_to_string(proconfig, ' '), prosrc)
+FROM pg_proc WHERE pronamespace = {oid} AND proname IN ({functions}) AND pronargs = 0
 UNION ALL
-SELECT 'trigger ' || t.tgname, concat_ws(' ', c.relname, t.tgtype, t.tgenabled, f.proname,
+SELECT concat('trigger ', t.tgname, ' on ', c.relname), concat_ws(' ',
+  t.tgtype, concat(t.tgenabled, t.tgattr), f.pronamespace = {oid}, f.proname,
   substring(pg_get_triggerdef(t.oid) FROM ' WHEN (.*) EXECUTE FUNCTION '))
 FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS f ON f.oid = t.tgfoid
 WHERE c.relnamespace = {oid} AND c.relname IN ({relations}) AND NOT t.tgisinternal
 UNION ALL
-SELECT 'unique index ' || c.relname, (i.indisunique AND i.indisvalid)::text
+SELECT 'unique index ' || c.relname, concat_ws(' ', i.indisvalid AND i.indimmediate,
+  substr(pg_get_indexdef(c.oid), 1 + length(
+    format('CREATE UNIQUE INDEX %I ON %I.%I ', c.relname, {name}, o.relname))))
 FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
 JOIN pg_class AS o ON o.oid = i.indrelid
 WHERE o.relnamespace = {oid} AND o.relname IN ({tables}) AND i.indisunique
 UNION ALL
-SELECT 'rule ' || r.rulename, c.relname
+SELECT concat('column ', c.relname, '.', a.attname), concat_ws(' ',
+  t.typnamespace::regnamespace, t.typname, l.collnamespace::regnamespace, l.collname,
+  concat(a.attnotnull, a.attidentity, a.attgenerated), pg_get_expr(d.adbin, d.adrelid))
+FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+JOIN pg_type AS t ON t.oid = a.atttypid LEFT JOIN pg_collation AS l ON l.oid = a.attcollation
+LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
+WHERE c.relnamespace = {oid} AND c.relname IN ({tables}) AND a.attnum > 0 AND NOT a.attisdropped
+UNION ALL
+SELECT concat('constraint ', k.conname, ' on ', c.relname), pg_get_constraintdef(k.oid)
+FROM pg_constraint AS k JOIN pg_class AS c ON c.oid = k.conrelid
+WHERE c.relnamespace = {oid} AND c.relname IN ({tables}) AND k.contype IN ('c', 'f', 'x')
+UNION ALL
+SELECT 'view ' || relname, pg_get_viewdef(oid)
+FROM pg_class WHERE relnamespace = {oid} AND relname IN ({relations}) AND relkind = 'v'
+UNION ALL
+SELECT concat('rule ', r.rulename, ' on ', c.relname), ''
 FROM pg_rewrite AS r JOIN pg_class AS c ON c.oid = r.ev_class
-WHERE c.relnamespace = {oid} AND c.relname IN ({tables})
+WHERE c.relnamespace = {oid} AND c.relname IN ({relations}) AND r.rulename <> '_RETURN'
 """
 # A schema, a table, a column, a function, or something else of that name is there.
 _DUPLICATE = ("42P06", "42P07", "42701", "42723", "42710")
@@ -88,18 +114,20 @@ def migrate(schema: str | None, timeout_s: float | None = None) -> Steps[int]:
 def check(schema: str | None) -> Steps[int]:
     """The schema's version. Raises `SchemaError` unless it is the one this code is written for.
 
-    Looked at are the guard's functions and their rights, its triggers, unique indexes and rules.
+    Looked at are the guard's functions and their rights, and of the tables and the view all that
+    decides what they take: columns, constraints, unique indexes, triggers and rules.
     """
     found = yield from version(schema)
     expect(found, migrations.latest("postgres"))
     script = _script()
     functions = [name for name, _, _ in _FUNCTION.findall(script)]
-    tables = _TABLE.findall(script)
+    tables = [name for name, _ in _TABLE.findall(script)]
     asked = _ACTUAL.format(
         oid=_oid(schema),
+        name=_name(schema),
         functions=_list(functions),
         tables=_list(tables),
-        relations=_list(tables + _VIEW.findall(script)),
+        relations=_list(tables + [name for name, _ in _VIEW.findall(script)]),
     )
     rows = yield from _rows(asked)
     actual, expected = {str(name): str(text) for name, text in rows}, _expected(schema)
@@ -149,17 +177,38 @@ def _expected(schema: str | None) -> dict[str, str]:
     expected = {}
     for name, head, body in _FUNCTION.findall(script):
         definer = "true" if "SECURITY DEFINER" in head else "false"
+        volatile = "s" if "STABLE" in head else "v"
         settings = [f"{setting}={value}" for setting, value in _SETTING.findall(head)]
         here = body.replace('"schema"', quoted(schema))
-        expected[f"function {name}"] = " ".join([definer, *settings, here])
+        expected[f"function {name}"] = " ".join([definer, volatile, *settings, here])
     for name, moment, events, table, each, when, function in _TRIGGER.findall(script):
         kind = _TIMES[moment] + sum(_EVENTS[event] for event in events.split(" OR "))
         kind += _ROW if each == "ROW" else 0
-        expected[f"trigger {name}"] = f"{table} {kind} O {function}"
-        if when:  # as Postgres spells it
-            expected[f"trigger {name}"] += f" (({when.replace('NEW', 'new')}))"
-    indexes = _UNIQUE.findall(script) + [f"{table}_pkey" for table in _TABLE.findall(script)]
-    return expected | {f"unique index {name}": "true" for name in indexes}
+        # The condition as Postgres spells it.
+        condition = f" (({when.replace('NEW', 'new')}))" if when else ""
+        expected[f"trigger {name} on {table}"] = f"{kind} O t {function}{condition}"
+    for name, columns in _UNIQUE.findall(script):
+        expected[f"unique index {name}"] = f"t USING btree {columns}"
+    for name, body in _VIEW.findall(script):
+        nulls = [f"NULL::{kind.lower()} AS {column}" for kind, column in _NULL.findall(body)]
+        expected[f"view {name}"] = " SELECT " + ",\n    ".join(nulls) + "\n  WHERE false;"
+    for name, body in _TABLE.findall(script):
+        expected |= _expected_of_table(name, body)
+    return expected
+
+
+def _expected_of_table(table: str, body: str) -> dict[str, str]:
+    """Its columns, its checks, its primary key."""
+    expected, keys = {}, _KEY.findall(body)
+    for name, kind, collation, required, default, key, check in _COLUMN.findall(body):
+        told = ["pg_catalog", _TYPES[kind], collation and f"pg_catalog {collation}"]
+        told += ["t" if required else "f", default]
+        expected[f"column {table}.{name}"] = " ".join(filter(None, told))
+        if check:  # both named as Postgres names them
+            expected[f"constraint {table}_{name}_check on {table}"] = f"CHECK (({check}))"
+        if key:
+            keys.append(f"({name})")
+    return expected | {f"unique index {table}_pkey": f"t USING btree {key}" for key in keys}
 
 
 def _name(schema: str | None) -> str:
