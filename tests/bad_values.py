@@ -132,6 +132,11 @@ ARGUMENTS = {
         Argument("note", lambda ledger, value: ledger.adjust("new", 5, note=value)),
     ],
     "reconcile": [
+        Argument(
+            "paid",
+            lambda ledger, value: ledger.reconcile(value),
+            frozenset({"list", "dict", "empty"}),  # of no payment
+        ),
         Argument("payment_hash", lambda ledger, value: ledger.reconcile([(value, 70)])),
         Argument("paid_sats", lambda ledger, value: ledger.reconcile([("new", value)])),
     ],

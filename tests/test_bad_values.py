@@ -1,127 +1,123 @@
-"""Bad values at the functions that need no ledger: refused by the argument's name."""
+"""Bad values at what needs no ledger: every public function refuses them by the argument's name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
-from decimal import Decimal
+import inspect
+from collections.abc import Iterator
+from enum import Enum
+from types import ModuleType
 from typing import Any
 
 import pytest
-from attrs import fields
 
+import freetier
 from freetier import (
-    FreeTierPolicy,
-    HostLimit,
     InvalidInput,
-    Request,
-    Snapshot,
+    asyncpg,
+    checkpoint,
+    http,
+    invoices,
     jobs,
+    memory,
     migrations,
     nostr,
+    postgres,
     pricing,
+    sealing,
     sessions,
+    sqlalchemy,
+    sqlite,
+    starlette,
+    tables,
 )
-from freetier.asyncpg import AsyncpgRepository
-from freetier.invoices import Refund, RefundState
-from freetier.postgres import AsyncPostgresRepository
 
+from .bad_calls import DSN, FUNCTIONS
+from .bad_events import JOB, JOBS
 from .bad_values import BAD
 from .figures import Count
+from .taken_values import CALLED, EXCEPTIONS, TAKES
 
-AT = datetime(2026, 1, 5, tzinfo=UTC)
-DECISION = FreeTierPolicy().decide(Request("job", "ab", "trusted", 9), Snapshot(AT, 100))
-RATES = {
-    "input_usd_per_million": Decimal(1),
-    "output_usd_per_million": Decimal(1),
-    "margin_pct": Decimal(1),
-    "btc_usd": Decimal(1),
+CASES = [(function, argument) for function, (_, good) in FUNCTIONS.items() for argument in good]
+PUBLIC = (
+    freetier, asyncpg, http, invoices, jobs, memory, migrations, nostr, postgres, pricing,
+    sessions, sqlalchemy, sqlite, starlette, tables,
+)  # fmt: skip
+ALSO: dict[str, object] = {
+    "sealing.parse_head": sealing.parse_head,
+    "checkpoint.parse_checkpoint": checkpoint.parse_checkpoint,
 }
-TOKENS = {"rates": pricing.Rates(**RATES), "input_tokens": 1, "output_tokens": 1}
-CONNECTIONS = {"database": "postgresql://localhost/", "timeout_s": 1, "connections": 1}
-FUNCTIONS: dict[str, tuple[Callable[..., object], dict[str, Any]]] = {
-    "FreeTierPolicy": (
-        FreeTierPolicy,
-        {field.name: getattr(FreeTierPolicy(), field.name) for field in fields(FreeTierPolicy)},
-    ),
-    "decide": (
-        FreeTierPolicy().decide,
-        {"request": Request("job", "ab", "trusted", 9), "snapshot": Snapshot(AT, 100)},
-    ),
-    "from_env": (FreeTierPolicy.from_env, {"environ": {}}),
-    "HostLimit": (HostLimit, {"name": "mine", "room": lambda *_: 1}),
-    "statements": (migrations.statements, {"dialect": "sqlite", "since": 0}),
-    "AsyncPostgresRepository": (AsyncPostgresRepository, CONNECTIONS),
-    "AsyncpgRepository": (AsyncpgRepository, CONNECTIONS),
-    "refund_begun": (
-        Refund(9, RefundState.PENDING, "ab@example.com").begun,
-        {"destination": "ab@example.com", "bolt11": "lnbc1", "payment_hash": "hash"},
-    ),
-    "Snapshot": (
-        Snapshot,
-        {field.name: AT if field.name == "at" else 5 for field in fields(Snapshot)},
-    ),
-    "Decision.settle": (DECISION.settle, {"actual_sats": 5}),
-    "Rates": (pricing.Rates, RATES),
-    "price_sats": (pricing.price_sats, TOKENS),
-    "cost_usd": (pricing.cost_usd, TOKENS),
-    "jobs.create": (
-        jobs.create,
-        {"job_id": "job", "request": "sums", "eval_amount_sats": 1, "at": AT}
-        | {"identity": "ab", "tier": "new"},
-    ),
-    "sessions.create": (
-        sessions.create,
-        {"session_id": "session", "deposit_sats": 10, "at": AT, "identity": "ab", "tier": "new"},
-    ),
-    "canonical_pubkey": (nostr.canonical_pubkey, {"text": "ab" * 32}),
-    "npub": (nostr.npub, {"pubkey": "ab" * 32}),
-}
-LARGE = {"all bitcoin and one"}  # what was used of a day may be more than all there is at once
-DECIMAL = {"Decimal"}
-SECONDS = {"whole float", "float"}
-NOT_RAW = {"rates", "room", "destination", "bolt11"}  # values of ours; what a record has
-WORDS = {
-    "space", "leading space", "trailing space", "257 characters", "a megabyte", "newline", "tab",
-    "escape", "markup", "ampersand", "zero-width space", "right-to-left override",
-    "full-width digits", "Kelvin sign", "split accent",
-}  # fmt: skip
-TAKES = {
-    ("FreeTierPolicy", "budgets"): {"dict"},
-    ("FreeTierPolicy", "tier_ceilings"): {"dict"},
-    ("FreeTierPolicy", "daily_release_sats"): {"None"},
-    ("FreeTierPolicy", "daily_release_paced"): {"True", "False"},
-    ("FreeTierPolicy", "pool_share_bp"): {"None"},
-    ("FreeTierPolicy", "per_request_sats"): {"None"},
-    ("FreeTierPolicy", "limits"): {"list", "dict", "empty"},
-    ("from_env", "environ"): {"dict"},
-    ("Snapshot", "balance_sats"): LARGE,
-    ("Snapshot", "identity_used_sats"): LARGE,
-    ("Snapshot", "tier_used_sats"): LARGE,
-    ("Snapshot", "pool_used_sats"): LARGE,
-    ("Decision.settle", "actual_sats"): {"None"},
-    **{("Rates", name): DECIMAL for name in RATES},
-    ("AsyncPostgresRepository", "timeout_s"): SECONDS,
-    ("AsyncpgRepository", "timeout_s"): SECONDS,
-    ("jobs.create", "request"): WORDS,
-    ("jobs.create", "identity"): {"None"},
-    ("sessions.create", "identity"): {"None"},
-}
-CASES = [
-    (function, argument)
-    for function, (_, good) in FUNCTIONS.items()
-    for argument in good
-    if argument not in NOT_RAW
-]
 
 
 @pytest.mark.parametrize(("function", "argument"), CASES)
-def test_a_bad_value_is_refused_by_name(function: str, argument: str, count_of: Count) -> None:
+def test_a_bad_value_is_refused_by_name(
+    function: str, argument: str, request: pytest.FixtureRequest, count_of: Count
+) -> None:
     """A bad value is `InvalidInput` that names the argument; a good one is taken."""
     call, good = FUNCTIONS[function]
+    if good.get("database") is DSN:
+        good = good | {"database": request.getfixturevalue("postgres_dsn")}
     call(**good)
+    named = CALLED.get((function, argument), argument)
     for name in BAD.keys() - TAKES.get((function, argument), set()):
         with pytest.raises(InvalidInput) as caught:
             call(**good | {argument: BAD[name]})
-        assert caught.value.argument == argument, name
+        assert caught.value.argument == named, name
         count_of("bad values refused", 1)
+
+
+@pytest.mark.parametrize("event", [name for name in JOBS if name != "jobs.create"])
+def test_whatever_the_state_of_a_job(event: str) -> None:
+    """A bad value is refused by name also where the event repeats another, or does not fit."""
+    call, good = JOBS[event]
+    record, *arguments = good
+    for situation in JOB.values():
+        for argument in arguments:
+            with pytest.raises(InvalidInput) as caught:
+                call(**good | {record: situation, argument: None})
+            assert caught.value.argument == argument
+
+
+def test_the_table_is_whole() -> None:
+    """Each public function and class that takes arguments is met, or said not to be; so is each."""
+    public = dict(taking())
+    names: dict[int, set[str]] = {}
+    for name, value in public.items():
+        names.setdefault(id(value), set()).add(name)
+    listed = FUNCTIONS.keys() | EXCEPTIONS.keys()
+    assert [sorted(called) for called in names.values() if not called & listed] == []
+    assert {name for name in EXCEPTIONS if name not in public} == set()
+    assert FUNCTIONS.keys() & EXCEPTIONS.keys() == set()
+    for name in FUNCTIONS.keys() & public.keys():
+        assert FUNCTIONS[name][1].keys() == inspect.signature(public[name]).parameters.keys(), name
+
+
+def taking() -> Iterator[tuple[str, Any]]:
+    """What is public and takes arguments, but for enumerations, errors and protocols."""
+    yield from ALSO.items()
+    for module in PUBLIC:
+        short = module.__name__.removeprefix("freetier").removeprefix(".")
+        for name in public_names(module):
+            value = getattr(module, name)
+            if not callable(value) or (
+                inspect.isclass(value)
+                and (issubclass(value, Enum | freetier.FreeTierError) or is_protocol(value))
+            ):
+                continue
+            if inspect.signature(value).parameters:
+                yield (f"{short}.{name}" if short else name), value
+
+
+def public_names(module: ModuleType) -> list[str]:
+    """Those of `__all__`, or those that the module defines."""
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    own = [name for name, value in vars(module).items() if is_of(value, module)]
+    return [name for name in own if not name.startswith("_")]
+
+
+def is_of(value: object, module: ModuleType) -> bool:
+    return getattr(value, "__module__", None) == module.__name__
+
+
+def is_protocol(value: type) -> bool:
+    return bool(vars(value).get("_is_protocol"))

@@ -335,8 +335,8 @@ def test_a_refund_goes_where_it_was_last_said() -> None:
 @pytest.mark.parametrize("event", [jobs.refund_paid, jobs.refund_broken])
 def test_a_refund_that_was_not_begun(event: Callable[..., Job]) -> None:
     """A refund whose payment has not begun was not paid, and did not fail, by no payment either."""
-    for payment_hash in (None, "hash-refund"):
-        with pytest.raises(IllegalTransition):
+    for payment_hash, error in ((None, InvalidInput), ("hash-refund", IllegalTransition)):
+        with pytest.raises(error):
             event(SITUATIONS["addressed"], payment_hash, at=NOW)
 
 
@@ -383,12 +383,12 @@ def test_bad_input_is_named(argument: str, value: object) -> None:
     ("argument", "make"),
     [
         ("amount_sats", lambda: evolve(WORK, amount_sats=0)),
-        ("invoice id", lambda: evolve(WORK, id="")),
+        ("id", lambda: evolve(WORK, id="")),
         ("bolt11", lambda: evolve(WORK, bolt11="")),
         ("expires_at", lambda: evolve(WORK, expires_at=NOW.replace(tzinfo=None))),
-        ("refund_state", lambda: Refund(5)),
-        ("refund_state", lambda: Refund(0, RefundState.PENDING)),
-        ("refund_sats", lambda: Refund(-5, RefundState.PENDING)),
+        ("state", lambda: Refund(5)),
+        ("state", lambda: Refund(0, RefundState.PENDING)),
+        ("sats", lambda: Refund(-5, RefundState.PENDING)),
     ],
 )
 def test_bad_invoices_and_refunds(argument: str, make: Callable[[], object]) -> None:

@@ -12,7 +12,7 @@ from attrs import field, frozen
 from freetier._records import Step, ledger_id, refuse
 from freetier._refunding import next_step_of_refund
 from freetier.invoices import Invoice, Refund
-from freetier.values import Decision, Request, Serve, Settlement
+from freetier.values import Decision, Request, Serve, Settlement, check_type
 
 KIND: Final = "job"
 """Of which kind the ledger knows a job's grant to be."""
@@ -104,6 +104,7 @@ class Job:
 
 def next_step(job: Job) -> Step | None:
     """What comes next; None when the job has ended, and nothing is owed."""
+    check_type("job", job, Job)
     match job.state:
         case JobState.AWAITING_EVAL_PAYMENT | JobState.AWAITING_WORK_PAYMENT:
             return Step.PAYMENT if job.invoice else Step.INVOICE
@@ -122,6 +123,7 @@ def request_of(job: Job) -> Request:
     Reserve it for as long as the invoice can be paid, plus the time that the work takes: the
     grant of a caller who pays at the last moment must still hold. Raises `IllegalTransition`.
     """
+    check_type("job", job, Job)
     if job.price_sats is None:
         refuse(job, "it was not priced yet")
     return Request(job.ledger_id, job.identity, job.tier, job.price_sats)
@@ -132,6 +134,7 @@ def settlement_without_grant(job: Job) -> Settlement | None:
 
     Then the ledger holds a grant, and `FreeTier.settle` is the answer.
     """
+    check_type("job", job, Job)
     if job.free_tier or job.work_amount_sats is None:
         return None
     serve = Serve.GATE if job.work_amount_sats else Serve.FREE

@@ -9,7 +9,7 @@ from typing import NoReturn, Protocol, TypeVar
 from attrs import evolve
 
 from freetier.errors import IllegalTransition, InvalidInput
-from freetier.values import MAX_ID_LENGTH, check_id, check_time
+from freetier.values import MAX_ID_LENGTH, check_id, check_time, check_type
 
 MAX_TEXT_LENGTH = 1_000_000
 
@@ -60,7 +60,7 @@ R = TypeVar("R", bound=Record)
 
 def moved(record: R, at: datetime, **changes: object) -> R:
     """The record's next version. Its time never runs back, whichever host's clock says `at`."""
-    later = max(check_time("at", at), record.updated_at)
+    later = max(at, record.updated_at)
     following: R = evolve(  # type: ignore[misc]  # every record is an attrs class
         record, updated_at=later, version=record.version + 1, **changes
     )
@@ -85,6 +85,12 @@ def check_record_id(argument: str, kind: str, value: object) -> str:
     if len(text) > most:
         raise InvalidInput(argument, value, f"text of 1 to {most} characters")
     return text
+
+
+def check_event(argument: str, record: object, kind: type[Record], at: object) -> None:
+    """Raises `InvalidInput` unless this is a record of its kind, and a time."""
+    check_type(argument, record, kind)
+    check_time("at", at)
 
 
 def check_text(argument: str, value: object, *, least: int = 1) -> str:

@@ -6,7 +6,9 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from freetier._records import Record, Step, moved
+from freetier.errors import InvalidInput
 from freetier.invoices import Refund, RefundState
+from freetier.values import check_time
 
 
 class Refunding(Record, Protocol):
@@ -30,7 +32,7 @@ def next_step_of_refund(refund: Refund) -> Step | None:
 
 def refund_to(record: R, destination: str, *, at: datetime) -> R:
     """Where the caller wants a refund, should one be owed: a Lightning address or an invoice."""
-    return _noted(record, record.refund.addressed(destination), at)
+    return _noted(record, _refund_of(record, at).addressed(destination), at)
 
 
 def refund_begun(record: R, destination: str, bolt11: str, payment_hash: str, *, at: datetime) -> R:
@@ -39,17 +41,25 @@ def refund_begun(record: R, destination: str, bolt11: str, payment_hash: str, *,
     `destination` is the one that the invoice was asked of. If the caller has said another since,
     it is refused: the invoice is of a place where the refund shall not go.
     """
-    return _noted(record, record.refund.begun(destination, bolt11, payment_hash), at)
+    return _noted(record, _refund_of(record, at).begun(destination, bolt11, payment_hash), at)
 
 
 def refund_paid(record: R, payment_hash: str, *, at: datetime) -> R:
     """The refund was paid, says the node."""
-    return _noted(record, record.refund.paid(payment_hash), at)
+    return _noted(record, _refund_of(record, at).paid(payment_hash), at)
 
 
 def refund_broken(record: R, payment_hash: str, *, at: datetime) -> R:
     """The refund's payment failed for good, says the node. It may be begun anew."""
-    return _noted(record, record.refund.broken(payment_hash), at)
+    return _noted(record, _refund_of(record, at).broken(payment_hash), at)
+
+
+def _refund_of(record: Refunding, at: datetime) -> Refund:
+    check_time("at", at)
+    refund = getattr(record, "refund", None)
+    if isinstance(refund, Refund):
+        return refund
+    raise InvalidInput("record", record, "a Job or a Session")
 
 
 def _noted(record: R, refund: Refund, at: datetime) -> R:

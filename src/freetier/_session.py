@@ -12,7 +12,7 @@ from attrs import field, frozen
 from freetier._records import Step, ledger_id, refuse
 from freetier._refunding import next_step_of_refund
 from freetier.invoices import Invoice, Refund
-from freetier.values import Request
+from freetier.values import Request, check_type
 
 KIND: Final = "request"
 """Of which kind the ledger knows a request's grant and credit to be."""
@@ -104,6 +104,7 @@ class SessionRequest:
 
 def next_step(session: Session) -> Step | None:
     """What comes next for a session; None when it waits for requests, or has ended."""
+    check_type("session", session, Session)
     if session.state is SessionState.AWAITING_PAYMENT:
         return Step.PAYMENT if session.invoice else Step.INVOICE
     return next_step_of_refund(session.refund)
@@ -111,6 +112,7 @@ def next_step(session: Session) -> Step | None:
 
 def next_step_of_request(request: SessionRequest) -> Step | None:
     """What comes next for a request: `WORK`, `SETTLEMENT`, or None."""
+    check_type("request", request, SessionRequest)
     if request.state is not RequestState.COMPUTING:
         return None
     return Step.WORK if request.actual_sats is None else Step.SETTLEMENT
@@ -121,6 +123,8 @@ def request_of(session: Session, request: SessionRequest) -> Request:
 
     Its request id is `request.ledger_id`. Raises `IllegalTransition`.
     """
+    check_type("session", session, Session)
+    check_type("request", request, SessionRequest)
     if request.actual_sats is None:
         refuse(request, "it was not computed yet")
     return Request(request.ledger_id, session.identity, session.tier, request.actual_sats)

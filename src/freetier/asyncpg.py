@@ -20,6 +20,7 @@ from freetier._postgres_text import quoted
 from freetier._postgres_together import TasksTogether, single
 from freetier._sql import Query
 from freetier.steps import perform_async
+from freetier.values import check_type
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ class AsyncpgRepository(AwaitingRepository):
     ) -> None:
         self._migrate = partial(migrate_async, schema=schema, timeout_s=timeout_s)
         self._schema = quoted(schema)
+        check_type("through_pooler", through_pooler, bool)
         self._connections: _asyncpg.Connections
         self._together: TasksTogether | None = None
         if isinstance(database, asyncpg.Connection):

@@ -11,9 +11,7 @@ from freetier.entries import Kind
 from freetier.errors import InvalidInput
 from freetier.repository import Books
 from freetier.sealing import START, Head, parse_head
-from freetier.values import from_us, to_us
-
-_EXPECTED = "a checkpoint, as `verify` gives it"
+from freetier.values import check_type, from_us, to_us
 
 
 @frozen
@@ -21,14 +19,17 @@ class Checkpoint:
     """The head of a journal that was proved, and its books right after that entry.
 
     It is as good as the place where it was kept: what lies before it is not read again.
+    Raises `InvalidInput`.
     """
 
     head: Head
     books: Books
 
     def __attrs_post_init__(self) -> None:
+        check_type("head", self.head, Head)
+        check_type("books", self.books, Books)
         if self.head.seq == 0 and self.head != START:
-            raise InvalidInput("checkpoint", str(self.head), _EXPECTED)
+            raise InvalidInput("head", str(self.head), "the head of a journal")
 
     def __str__(self) -> str:
         """As JSON, for `parse_checkpoint`."""
@@ -68,16 +69,10 @@ def parse_checkpoint(text: str) -> Checkpoint:
                 for key, expires_at_us, sats in read["open_grants"]
             },
         )
+        return Checkpoint(head, books)
     except (InvalidInput, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise InvalidInput("checkpoint", text, _EXPECTED) from error
-    return Checkpoint(head, books)
-
-
-def check_checkpoint(value: object) -> Checkpoint:
-    """`value` if it is a `Checkpoint`, else raises `InvalidInput`."""
-    if isinstance(value, Checkpoint):
-        return value
-    raise InvalidInput("checkpoint", value, _EXPECTED)
+        expected = "a checkpoint, as `verify` gives it"
+        raise InvalidInput("checkpoint", text, expected) from error
 
 
 def _whole(value: Any) -> int:

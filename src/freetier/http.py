@@ -26,7 +26,15 @@ from freetier.errors import (
     UnknownRequest,
 )
 from freetier.invoices import Invoice
-from freetier.values import Decision, Limit, Settlement, check_sats, check_time, utc_day
+from freetier.values import (
+    Decision,
+    Limit,
+    Settlement,
+    check_sats,
+    check_time,
+    check_type,
+    utc_day,
+)
 
 PROBLEM = "application/problem+json"
 """The media type of a problem (RFC 9457)."""
@@ -68,8 +76,9 @@ def response_fields(answer: Decision | Grant | Settlement) -> dict[str, bool | i
     """`free_tier` (whether the pool pays for any of it) and `absorbed_sats` (how much).
 
     Of an open grant what it promised, of a settled one what the pool paid, of one that was
-    released or has expired nothing.
+    released or has expired nothing. Raises `InvalidInput`.
     """
+    check_type("answer", answer, Decision, Grant, Settlement)
     absorbed = _absorbed(answer)
     return {"free_tier": absorbed > 0, "absorbed_sats": absorbed}
 
@@ -83,6 +92,8 @@ def payment_required(
     Raises `InvalidInput` for a grant that has ended, and for an invoice that does not ask for
     what is charged.
     """
+    check_type("answer", answer, Decision, Grant)
+    check_type("invoice", invoice, Invoice)
     if isinstance(answer, Grant) and answer.state not in (GrantState.OPEN, GrantState.UNHELD):
         raise InvalidInput("answer", str(answer.state), "a grant that has not ended")
     if invoice.amount_sats != answer.charge_sats:
@@ -109,8 +120,10 @@ def problem(error: FreeTierError, *, instance: str | None = None) -> Reply:
 
     `error` in the body is the error's class, for programs. `detail` is the error's own message
     only where that is about what the caller sent; else it says what the class means. The message
-    of a `Conflict` names who asked first, and one from 500 on is the host's own affair.
+    of a `Conflict` names who asked first, and one from 500 on is the host's own affair. Raises
+    `InvalidInput` for what is no error of this library.
     """
+    check_type("error", error, FreeTierError)
     status = next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
     status = status or HTTPStatus.INTERNAL_SERVER_ERROR
     told = isinstance(error, _ABOUT_THE_CALLER)
@@ -144,6 +157,7 @@ def ratelimit_fields(
     Nothing for an anonymous caller, and no `RateLimit` for a grant of another day than `now`.
     Raises `InvalidInput`.
     """
+    check_type("answer", answer, Decision, Grant)
     check_sats("budget_sats", budget_sats)
     check_time("now", now)
     decision = answer.decision if isinstance(answer, Grant) else answer
@@ -171,10 +185,19 @@ def plain_problem(
     """A problem of the host's own, in the form of the others.
 
     It has no type but its status, whose phrase is then the title (RFC 9457, section 4.2.1).
+    Raises `InvalidInput`.
     """
-    phrase = HTTPStatus(status).phrase
+    check_type("status", status, int)
+    check_type("detail", detail, str)
+    check_type("members", {} if members is None else members, Mapping)
+    check_type("headers", {} if headers is None else headers, Mapping)
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        raise InvalidInput("status", status, "a status code of HTTP") from None
     body = {"type": "about:blank", "title": phrase, "status": int(status), "detail": detail}
     if instance is not None:
+        check_type("instance", instance, str)
         body["instance"] = instance
     fixed = {"Content-Type": PROBLEM, "Cache-Control": "no-store"}
     return Reply(int(status), {**fixed, **(headers or {})}, {**body, **(members or {})})

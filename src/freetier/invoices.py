@@ -9,7 +9,7 @@ from attrs import evolve, frozen
 
 from freetier._records import check_text
 from freetier.errors import IllegalTransition, InvalidInput
-from freetier.values import check_id, check_sats, check_time
+from freetier.values import check_id, check_sats, check_time, check_type
 
 
 @frozen
@@ -27,7 +27,7 @@ class Invoice:
     paid_at: datetime | None = None
 
     def __attrs_post_init__(self) -> None:
-        check_id("invoice id", self.id)
+        check_id("id", self.id)
         check_text("bolt11", self.bolt11)
         check_sats("amount_sats", self.amount_sats, least=1)
         check_time("expires_at", self.expires_at)
@@ -50,7 +50,7 @@ class Refund:
     `destination` is where the caller wants it: a Lightning address, or an invoice. `bolt11` and
     `payment_hash` are of the invoice that is being paid or was; they are noted before the payment
     begins, so that a host that was killed asks its node about that payment, and never makes
-    another. An invoice can be paid once only.
+    another. An invoice can be paid once only. Raises `InvalidInput`, as its methods do.
     """
 
     sats: int = 0
@@ -60,15 +60,16 @@ class Refund:
     payment_hash: str | None = None
 
     def __attrs_post_init__(self) -> None:
-        check_sats("refund_sats", self.sats)
+        check_sats("sats", self.sats)
+        check_type("state", self.state, RefundState)
         if (self.sats == 0) is not (self.state is RefundState.NOT_APPLICABLE):
-            raise InvalidInput("refund_state", self.state, "not_applicable for 0 sats, only then")
+            raise InvalidInput("state", self.state, "not_applicable for 0 sats, only then")
         if self.destination is not None:
-            check_text("refund_destination", self.destination)
+            check_text("destination", self.destination)
         if self.bolt11 is not None:
-            check_text("refund_bolt11", self.bolt11)
+            check_text("bolt11", self.bolt11)
         if self.payment_hash is not None:
-            check_id("refund_hash", self.payment_hash)
+            check_id("payment_hash", self.payment_hash)
 
     def owed(self, sats: int) -> Refund:
         """A refund of so many sats, to be paid; of 0, none."""
@@ -80,6 +81,7 @@ class Refund:
 
     def addressed(self, destination: str) -> Refund:
         """To be paid there, unless a payment has begun. Raises `IllegalTransition`."""
+        check_text("destination", destination)
         if self.payment_hash is not None and destination != self.destination:
             raise IllegalTransition("a refund that is being paid keeps its destination")
         return evolve(self, destination=destination)
@@ -88,8 +90,10 @@ class Refund:
         """About to be paid by this invoice, which is of this destination.
 
         Raises `IllegalTransition` when another was begun, when nothing is to be paid, and when it
-        is to be paid elsewhere by now; `InvalidInput`.
+        is to be paid elsewhere by now.
         """
+        check_text("destination", destination)
+        check_text("bolt11", bolt11)
         if self.payment_hash == check_id("payment_hash", payment_hash):
             return self
         ready = self.state is RefundState.PENDING and self.destination is not None
@@ -101,7 +105,8 @@ class Refund:
 
     def paid(self, payment_hash: str) -> Refund:
         """Paid. Raises `IllegalTransition` for a payment that was not the one begun."""
-        if self.payment_hash is None or self.payment_hash != payment_hash:
+        check_id("payment_hash", payment_hash)
+        if self.payment_hash != payment_hash:
             raise IllegalTransition(f"a refund that is {self._shown()} was not paid by another")
         return evolve(self, state=RefundState.PAID)
 
@@ -111,8 +116,8 @@ class Refund:
         An invoice that the caller gave is used up by that. Raises `IllegalTransition` once it was
         paid, and for a payment that was not the one begun.
         """
-        begun = self.state is RefundState.PENDING and self.payment_hash is not None
-        if not begun or self.payment_hash != payment_hash:
+        check_id("payment_hash", payment_hash)
+        if self.state is not RefundState.PENDING or self.payment_hash != payment_hash:
             raise IllegalTransition(f"a refund that is {self._shown()} did not fail to be paid")
         kept = None if self.destination == self.bolt11 else self.destination
         return evolve(self, destination=kept, bolt11=None, payment_hash=None)

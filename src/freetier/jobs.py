@@ -6,7 +6,8 @@ its records and goes on: each step may be done again. What the ledger is asked f
 whose records are in the ledger's database notes both in one transaction.
 
 An event that repeats what is noted gives the record as it is. One that does not fit the state
-raises `IllegalTransition`, and the record stays. Every event takes `at`, the host's time.
+raises `IllegalTransition`, and the record stays. Every event takes `at`, the host's time. Raises
+`InvalidInput`, whatever the state.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from decimal import Decimal
 from attrs import evolve
 
 from freetier._job import KIND, Job, JobState, next_step, request_of, settlement_without_grant
-from freetier._records import Step, check_record_id, check_text, moved, refuse
+from freetier._records import Step, check_event, check_record_id, check_text, moved, refuse
 from freetier._refunding import refund_begun, refund_broken, refund_paid, refund_to
 from freetier.entries import Grant
 from freetier.errors import InvalidInput
 from freetier.invoices import Invoice, Refund, RefundState
 from freetier.pricing import Rates, check_decimal, check_tokens
-from freetier.values import Settlement, check_id, check_sats, check_time
+from freetier.values import Settlement, check_id, check_sats, check_time, check_type
 
 __all__ = [
     "Invoice",
@@ -83,6 +84,8 @@ def create(
 
 def invoiced(job: Job, invoice: Invoice, *, at: datetime) -> Job:
     """The invoice of this stage was made. A second one for the same stage is refused."""
+    check_event("job", job, Job, at)
+    check_type("invoice", invoice, Invoice)
     known = _known(job, invoice)
     if known:
         return job
@@ -98,6 +101,8 @@ def paid(job: Job, invoice: Invoice, *, at: datetime) -> Job:
     it. One that comes after the job `expired` takes it up again: the caller has paid what was
     quoted, and the grant settles late.
     """
+    check_event("job", job, Job, at)
+    check_type("invoice", invoice, Invoice)
     known = _known(job, invoice)
     if known and known.paid_at:
         return job
@@ -124,6 +129,7 @@ def expired(job: Job, *, at: datetime) -> Job:
     The grant is not released: it expires by itself, and the allowance stays spent. Else holding
     the pool's sats without ever paying would cost nothing. Before its time, it is refused.
     """
+    check_event("job", job, Job, at)
     if job.expired:
         return job
     if next_step(job) is Step.INVOICE and job.free_tier:
@@ -138,19 +144,21 @@ def expired(job: Job, *, at: datetime) -> Job:
 
 def rejected(job: Job, reason: str, *, at: datetime) -> Job:
     """The evaluation says no: `rejected`. What the evaluation cost stays paid."""
+    check_event("job", job, Job, at)
+    check_text("reason", reason)
     if job.state is JobState.REJECTED and job.rejection_reason == reason:
         return job
     if next_step(job) is not Step.EVALUATION:
         refuse(job, "there is nothing to reject")
-    return moved(
-        job, at, state=JobState.REJECTED, rejection_reason=check_text("rejection_reason", reason)
-    )
+    return moved(job, at, state=JobState.REJECTED, rejection_reason=reason)
 
 
 def priced(
     job: Job, price_sats: int, *, estimated_cost_usd: Decimal, rates: Rates, at: datetime
 ) -> Job:
     """The evaluation says yes, at this price. It is kept: the ledger is asked for no other."""
+    check_event("job", job, Job, at)
+    check_type("rates", rates, Rates)
     figures = {
         "price_sats": check_sats("price_sats", price_sats),
         "estimated_cost_usd": check_decimal("estimated_cost_usd", estimated_cost_usd),
@@ -166,6 +174,8 @@ def priced(
 
 def granted(job: Job, grant: Grant, *, at: datetime) -> Job:
     """The ledger has decided: `executing` if the caller pays nothing, else an invoice is next."""
+    check_event("job", job, Job, at)
+    check_type("grant", grant, Grant)
     its_own = (
         grant.request_id == job.ledger_id
         and (grant.identity, grant.tier) == (job.identity, job.tier)
@@ -200,6 +210,7 @@ def worked(
     at: datetime,
 ) -> Job:
     """The work is done. Its figures are kept: the ledger is asked to settle on no others."""
+    check_event("job", job, Job, at)
     figures = {
         "result": check_text("result", result, least=0),
         "actual_sats": check_sats("actual_sats", actual_sats),
@@ -220,6 +231,8 @@ def completed(job: Job, settlement: Settlement, *, at: datetime) -> Job:
     Credit the pool before this is noted, once, on what the caller paid in the end:
     `ledger.credit(job.work_invoice.id, settlement.charged_sats)`, if that is not 0.
     """
+    check_event("job", job, Job, at)
+    check_type("settlement", settlement, Settlement)
     figures = (settlement.actual_sats, settlement.charged_sats + settlement.refund_sats)
     its_own = figures == (job.actual_sats, job.work_amount_sats)
     if its_own and job.state is JobState.COMPLETE and job.refund.sats == settlement.refund_sats:
@@ -242,15 +255,18 @@ def work_failed(job: Job, message: str, *, at: datetime) -> Job:
 
     When it breaks again, the first message stands.
     """
+    check_event("job", job, Job, at)
+    check_text("message", message)
     if job.error_message is not None and not job.expired:
         return job
     if next_step(job) not in (Step.EVALUATION, Step.GRANT, Step.WORK):
         refuse(job, "there is no work that could fail")
-    return moved(job, at, error_message=check_text("message", message))
+    return moved(job, at, error_message=message)
 
 
 def failed(job: Job, *, at: datetime) -> Job:
     """The ledger has released: `failed`. What was paid for the stage that broke is refunded."""
+    check_event("job", job, Job, at)
     if job.state is JobState.FAILED and not job.expired:
         return job
     if next_step(job) is not Step.RELEASE:

@@ -11,13 +11,13 @@ from typing import Literal, TypeVar
 
 from freetier import admission
 from freetier.audit import Report, audit
-from freetier.checkpoint import Checkpoint, check_checkpoint
+from freetier.checkpoint import Checkpoint
 from freetier.entries import Credit, Entry, Grant, Kind, PoolStatus
 from freetier.errors import InvalidInput, StoreUnavailable
 from freetier.policy import FreeTierPolicy
 from freetier.reconciling import Reconciliation, checked_payments, reconcile
 from freetier.repository import SWEEP_LIMIT, Deposit
-from freetier.sealing import START, Head, check_head, seal
+from freetier.sealing import START, Head, seal
 from freetier.steps import Operation, Steps, ask
 from freetier.values import (
     MAX_SATS,
@@ -29,6 +29,7 @@ from freetier.values import (
     check_note,
     check_sats,
     check_time,
+    check_type,
 )
 
 T = TypeVar("T")
@@ -134,12 +135,15 @@ class Operations:
         )
 
     def verify(self, head: Head | None, checkpoint: Checkpoint | None) -> Operation[Report]:
-        earlier = None if head is None else check_head("head", head)
-        trusted = None if checkpoint is None else check_checkpoint(checkpoint)
-        return _reading(lambda: audit(earlier, trusted))
+        if head is not None:
+            check_type("head", head, Head)
+        if checkpoint is not None:
+            check_type("checkpoint", checkpoint, Checkpoint)
+        return _reading(lambda: audit(head, checkpoint))
 
     def seal(self, since: Head | None) -> Operation[Head]:
-        start = START if since is None else check_head("since", since)
+        start = START if since is None else since
+        check_type("since", start, Head)
         return _reading(lambda: seal(start))
 
     def reconcile(self, paid: Iterable[tuple[str, int]]) -> Operation[Reconciliation]:
@@ -187,8 +191,7 @@ def _writing(begin: Callable[[], Steps[T]]) -> Operation[T]:
 
 def check_options(policy: object, clock: object, on_unavailable: object) -> None:
     """Raise `InvalidInput` unless a `FreeTier` can be made of these."""
-    if not isinstance(policy, FreeTierPolicy):
-        raise InvalidInput("policy", policy, "a FreeTierPolicy")
+    check_type("policy", policy, FreeTierPolicy)
     if clock is not None and not callable(clock):
         raise InvalidInput("clock", clock, "a callable that gives an aware datetime, or None")
     if on_unavailable not in ("raise", "gate"):

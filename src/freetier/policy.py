@@ -27,6 +27,7 @@ from freetier.values import (
     check_id,
     check_sats,
     check_share,
+    check_type,
 )
 
 DEFAULT_BUDGETS: Final = MappingProxyType(
@@ -53,7 +54,7 @@ class HostLimit:
     cannot ask the ledger. `name` is what `bound_by` and `rooms` call it. With `resets_daily`
     a decision that it bound says that midnight UTC helps. Host limits come after the built-in
     ones, in the order given. They are not re-checked by the database: a limit that counts across
-    requests belongs in a ceiling.
+    requests belongs in a ceiling. Raises `InvalidInput`.
     """
 
     name: str
@@ -64,6 +65,10 @@ class HostLimit:
         check_id("name", self.name)
         if self.name in _BUILT_IN:
             raise InvalidInput("name", self.name, "a name that no built-in limit has")
+        if not callable(self.room):
+            raise InvalidInput("room", self.room, "a callable")
+        if type(self.resets_daily) is not bool:
+            raise InvalidInput("resets_daily", self.resets_daily, "True or False")
 
 
 def _read_only(value: Mapping[str, int]) -> Mapping[str, int]:
@@ -151,8 +156,7 @@ class FreeTierPolicy:
 
     def _check_limits(self) -> None:
         for limit in self.limits:
-            if not isinstance(limit, HostLimit):
-                raise InvalidInput("limits", limit, "a HostLimit")
+            check_type("limits", limit, HostLimit)
         names = [limit.name for limit in self.limits]
         if len(set(names)) < len(names):
             raise InvalidInput("limits", names, "a name of its own for each limit")

@@ -40,6 +40,7 @@ from freetier._psycopg import (
 )
 from freetier._sql import Query
 from freetier.steps import Steps, perform, perform_async
+from freetier.values import check_type
 
 T = TypeVar("T")
 Rows = Sequence[Sequence[Any]]
@@ -72,6 +73,7 @@ class PostgresRepository(BlockingRepository):
         through_pooler: bool = False,
     ) -> None:
         self._schema = quoted(schema)
+        check_type("through_pooler", through_pooler, bool)
         self._connections: _psycopg_blocking.Connections
         self._together: ThreadsTogether | None = None
         if isinstance(database, psycopg.Connection):
@@ -128,6 +130,7 @@ class AsyncPostgresRepository(AwaitingRepository):
     ) -> None:
         self._migrate = partial(migrate_async, schema=schema, timeout_s=timeout_s)
         self._schema = quoted(schema)
+        check_type("through_pooler", through_pooler, bool)
         self._connections: _psycopg_async.Connections
         self._together: TasksTogether | None = None
         if isinstance(database, psycopg.AsyncConnection):

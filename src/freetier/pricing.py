@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from freetier.entries import PoolStatus
 from freetier.errors import InvalidInput, StalePrice
-from freetier.values import MAX_SATS, Decision, check_sats, check_time
+from freetier.values import MAX_SATS, Decision, check_sats, check_time, check_type
 
 SATS_PER_BTC = 100_000_000
 TOKENS_PER_RATE = 1_000_000
@@ -95,6 +95,7 @@ class Estimate:
 
 def cost_usd(rates: Rates, *, input_tokens: int, output_tokens: int) -> Decimal:
     """What the tokens cost the host, in USD, exact; before the margin. Raises `InvalidInput`."""
+    check_type("rates", rates, Rates)
     check_tokens("input_tokens", input_tokens)
     check_tokens("output_tokens", output_tokens)
     inputs = _EXACT.multiply(Decimal(input_tokens), Decimal(rates.input_usd_per_million))
@@ -124,6 +125,8 @@ def estimate(
     `InvalidInput`.
     """
     price = price_sats(rates, input_tokens=input_tokens, output_tokens=output_tokens)
+    check_type("decision", decision, Decision)
+    check_type("pool", pool, PoolStatus)
     if decision.price_sats != price:
         raise InvalidInput("decision", decision.price_sats, f"a decision on {price} sats")
     return Estimate(

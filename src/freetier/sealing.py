@@ -18,22 +18,30 @@ from freetier.entries import Entry
 from freetier.errors import IntegrityError, InvalidInput
 from freetier.repository import page_after
 from freetier.steps import Steps
-from freetier.values import EPOCH, to_us
+from freetier.values import EPOCH, check_type, to_us
 
 _AS_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _HEAD = re.compile(r"([0-9]{1,19}):([0-9a-f]{64})", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_SEQ = 2**63 - 1
 
 
 @frozen
 class Head:
-    """The end of a sealed journal: its last `seq`, and the digest of all of it, in hex."""
+    """The end of a sealed journal: its last `seq`, and the digest of all of it, in hex.
+
+    Raises `InvalidInput`.
+    """
 
     seq: int
     digest: str
 
     def __attrs_post_init__(self) -> None:
-        if type(self.seq) is not int or self.seq < 0 or not _HEAD.fullmatch(str(self)):
-            raise InvalidInput("head", str(self), "SEQ:DIGEST, as `seal` gives it")
+        if type(self.seq) is not int or not 0 <= self.seq <= _MOST_SEQ:
+            raise InvalidInput("seq", self.seq, "a seq from 0")
+        check_type("digest", self.digest, str)
+        if not _DIGEST.fullmatch(self.digest):
+            raise InvalidInput("digest", self.digest, "64 lowercase hex digits")
 
     def __str__(self) -> str:
         return f"{self.seq}:{self.digest}"
@@ -49,13 +57,6 @@ def parse_head(text: str) -> Head:
     if match is None:
         raise InvalidInput("head", text, "SEQ:DIGEST, as `seal` gives it")
     return Head(int(match[1]), match[2])
-
-
-def check_head(argument: str, value: object) -> Head:
-    """`value` if it is a `Head`, else raises `InvalidInput`."""
-    if isinstance(value, Head):
-        return value
-    raise InvalidInput(argument, value, "a Head, as `seal` gives it")
 
 
 def linked(digest: bytes, entry: Entry) -> bytes:

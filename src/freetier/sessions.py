@@ -17,7 +17,7 @@ from decimal import Decimal
 
 from attrs import evolve
 
-from freetier._records import Step, check_record_id, check_text, moved, refuse
+from freetier._records import Step, check_event, check_record_id, check_text, moved, refuse
 from freetier._refunding import refund_begun, refund_broken, refund_paid, refund_to
 from freetier._session import (
     KIND,
@@ -33,7 +33,7 @@ from freetier.entries import Grant
 from freetier.errors import Conflict, InsufficientBalance, InvalidInput
 from freetier.invoices import Invoice, Refund, RefundState
 from freetier.pricing import check_decimal, check_tokens
-from freetier.values import Decision, Limit, check_id, check_sats, check_time
+from freetier.values import Decision, Limit, check_id, check_sats, check_time, check_type
 
 __all__ = [
     "Invoice",
@@ -86,6 +86,8 @@ def create(
 
 def invoiced(session: Session, invoice: Invoice, *, at: datetime) -> Session:
     """The invoice for the deposit was made. A second one is refused."""
+    check_event("session", session, Session, at)
+    check_type("invoice", invoice, Invoice)
     if session.invoice is not None and session.invoice.id == invoice.id:
         return session
     if next_step(session) is not Step.INVOICE:
@@ -95,6 +97,8 @@ def invoiced(session: Session, invoice: Invoice, *, at: datetime) -> Session:
 
 def paid(session: Session, invoice: Invoice, *, at: datetime) -> Session:
     """The deposit was paid, says the node: `active`. Twice, early or late, as for a job."""
+    check_event("session", session, Session, at)
+    check_type("invoice", invoice, Invoice)
     known = session.invoice
     if known is not None and known.id == invoice.id and known.paid_at:
         return session
@@ -112,6 +116,7 @@ def paid(session: Session, invoice: Invoice, *, at: datetime) -> Session:
 
 def expired(session: Session, *, at: datetime) -> Session:
     """The deposit was not paid in time, says the node. Before its time, it is refused."""
+    check_event("session", session, Session, at)
     if session.state is SessionState.EXPIRED:
         return session
     awaited = session.invoice if next_step(session) is Step.PAYMENT else None
@@ -137,9 +142,13 @@ def admitted(
     other sessions. Raises `InsufficientBalance` when the balance does not reach, before anything
     is computed. A request that is known is `repeated`.
     """
+    check_event("session", session, Session, at)
+    check_record_id("request_id", KIND, request_id)
+    check_text("request", request)
+    check_type("estimate", estimate, Decision)
+    check_sats("promised_elsewhere_sats", promised_elsewhere_sats)
     if session.state is not SessionState.ACTIVE:
         refuse(session, "it pays for no request")
-    check_sats("promised_elsewhere_sats", promised_elsewhere_sats)
     unpromised = _room(estimate) - session.promised_sats
     promised = max(0, min(estimate.absorb_sats, unpromised - promised_elsewhere_sats))
     held = estimate.price_sats - promised
@@ -148,13 +157,13 @@ def admitted(
     if needed > session.free_sats:
         raise InsufficientBalance(session.id, needed, session.free_sats)
     new = SessionRequest(
-        id=check_record_id("request_id", KIND, request_id),
+        id=request_id,
         session_id=session.id,
-        request=check_text("request", request),
+        request=request,
         state=RequestState.COMPUTING,
         held_sats=held,
         promised_sats=promised,
-        created_at=check_time("at", at),
+        created_at=at,
         updated_at=at,
     )
     return (
@@ -171,6 +180,9 @@ def admitted(
 
 def repeated(known: SessionRequest, session_id: str, request: str) -> SessionRequest:
     """The request that was admitted under this id before. Raises `Conflict` if it was another."""
+    check_type("known", known, SessionRequest)
+    check_id("session_id", session_id)
+    check_text("request", request)
     if (known.session_id, known.request) != (session_id, request):
         raise Conflict(f"request {known.id!r} was another: of another session, or another text")
     return known
@@ -187,6 +199,7 @@ def computed(
     at: datetime,
 ) -> SessionRequest:
     """The work is done. Its figures are kept: the ledger is asked to decide on no others."""
+    check_event("request", request, SessionRequest, at)
     figures: dict[str, object] = {
         "result": check_text("result", result, least=0),
         "actual_sats": check_sats("actual_sats", actual_sats),
@@ -210,6 +223,9 @@ def debited(
     `ledger.credit(request.ledger_id, request.charged_sats)`, if that is not 0; in the transaction
     that notes both records, or from the noted request.
     """
+    check_type("session", session, Session)
+    check_event("request", request, SessionRequest, at)
+    check_type("grant", grant, Grant)
     its_own = (
         session.id == request.session_id
         and grant.request_id == request.ledger_id
@@ -244,6 +260,9 @@ def request_failed(
 
     If the ledger has already decided on it, note `debited`: what the pool paid is not given back.
     """
+    check_type("session", session, Session)
+    check_event("request", request, SessionRequest, at)
+    check_text("message", message)
     if session.id != request.session_id:
         raise InvalidInput("session", session.id, f"the session of {request.id!r}")
     if request.state is RequestState.FAILED:
@@ -256,7 +275,7 @@ def request_failed(
             request,
             at,
             state=RequestState.FAILED,
-            error_message=check_text("message", message),
+            error_message=message,
         ),
     )
 
@@ -266,6 +285,7 @@ def closed(session: Session, *, at: datetime) -> Session:
 
     Refused while a request is being computed.
     """
+    check_event("session", session, Session, at)
     if session.state is SessionState.CLOSED:
         return session
     if session.state is not SessionState.ACTIVE or session.open_requests:

@@ -19,7 +19,7 @@ from freetier.entries import Grant
 from freetier.errors import FreeTierError
 from freetier.http import Reply
 from freetier.invoices import Invoice
-from freetier.values import Decision
+from freetier.values import Decision, check_type
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ class PaymentRequired(Exception):  # noqa: N818  # what happened, as the errors 
 
 
 def to_response(reply: Reply) -> Response:
-    """The reply as a response."""
+    """The reply as a response. Raises `InvalidInput`."""
+    check_type("reply", reply, Reply)
     content = json.dumps(reply.body, ensure_ascii=False, allow_nan=False).encode()
     return Response(content, reply.status, reply.headers)
 
@@ -57,6 +58,7 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 def add_handlers(app: Starlette) -> None:
-    """Let the app (a FastAPI app is one) answer with `on_error`."""
+    """Let the app (a FastAPI app is one) answer with `on_error`. Raises `InvalidInput`."""
+    check_type("app", app, Starlette)
     app.add_exception_handler(FreeTierError, on_error)
     app.add_exception_handler(PaymentRequired, on_error)

@@ -196,6 +196,12 @@ class Caps:
     pool_share_bp: int | None
 
 
+def check_type(argument: str, value: object, *kinds: type) -> None:
+    """Raises `InvalidInput` unless `value` is an instance of one of these."""
+    if not isinstance(value, kinds):
+        raise InvalidInput(argument, value, " or ".join(_a(kind.__name__) for kind in kinds))
+
+
 def check_sats(argument: str, value: object, *, least: int = 0, most: int = MAX_SATS) -> int:
     """`value` if it is an int (not a bool) from `least` to `most`, else raises `InvalidInput`."""
     if type(value) is int and least <= value <= most:
@@ -242,6 +248,10 @@ def check_time(argument: str, value: object) -> datetime:
     if isinstance(value, datetime) and value.utcoffset() is not None and EPOCH <= value < _LAST:
         return value
     raise InvalidInput(argument, value, "an aware datetime from 1970 to 8999")
+
+
+def _a(name: str) -> str:
+    return f"an {name}" if name[0] in "AEIOUaeiou" else f"a {name}"
 
 
 def to_us(at: datetime) -> int:
