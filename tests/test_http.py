@@ -203,3 +203,9 @@ def test_a_budget_is_checked() -> None:
         http.ratelimit_fields(decision, budget_sats=-1, now=NOW)
     with pytest.raises(InvalidInput):
         http.ratelimit_fields(decision, budget_sats=1, now=NOW.replace(tzinfo=None))
+
+
+def test_a_status_is_a_whole_number() -> None:
+    """A float that equals a status is refused by name."""
+    with pytest.raises(InvalidInput, match="status"):
+        http.plain_problem(404.0, "Not here.")  # type: ignore[arg-type]
