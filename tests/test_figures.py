@@ -17,7 +17,7 @@ def test_a_run_notes_once_what_its_workers_counted(tmp_path: Path) -> None:
     """What the workers of a run counted is noted as it is printed: once."""
     notes = tmp_path / "figures"
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n2", "tests/test_bad_input.py", "-k", "refused_by_name"],
+        [sys.executable, "-m", "pytest", "-n2", "tests/test_bad_input.py", "-k", "settle and refused"],
         env={**os.environ, "FREETIER_TEST_FIGURES": str(notes)},
         cwd=Path(__file__).parent.parent,
         capture_output=True,
