@@ -12,21 +12,32 @@ import pytest
 
 from tests import figures
 
+ROOT = Path(__file__).parent.parent
+
 
 def test_a_run_notes_once_what_its_workers_counted(tmp_path: Path) -> None:
     """What the workers of a run counted is noted as it is printed: once."""
     notes = tmp_path / "figures"
+    (tmp_path / "pytest.ini").touch()
+    (tmp_path / "conftest.py").write_text(
+        "from tests.conftest import count_of, pytest_terminal_summary\n"
+    )
+    (tmp_path / "test_power.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('cuts', [70, 700])\n"
+        "def test_cuts(cuts, count_of):\n"
+        "    count_of('power cuts', cuts)\n"
+    )
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n2", "tests/test_bad_input.py", "-k", "settle and refused"],
-        env={**os.environ, "FREETIER_TEST_FIGURES": str(notes)},
-        cwd=Path(__file__).parent.parent,
+        [sys.executable, "-m", "pytest", "-n1", tmp_path],
+        env={**os.environ, "FREETIER_TEST_FIGURES": str(notes), "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     )
-    (noted,) = map(json.loads, notes.read_text().splitlines())
-    assert noted["bad values refused"] > 0
-    assert f"{noted['bad values refused']:,}  bad values refused" in run.stdout
+    assert [json.loads(line) for line in notes.read_text().splitlines()] == [{"power cuts": 770}]
+    assert "770  power cuts (to reach: 280)" in run.stdout
 
 
 @pytest.mark.parametrize("short", figures.TO_REACH)
