@@ -46,6 +46,16 @@ def count_of(request: pytest.FixtureRequest) -> figures.Count:
     return add
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who may take longer than others begins first: at the end nobody waits for one alone."""
+
+    def allowed_s(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("timeout")
+        return max(300, mark.args[0] if mark else 0)
+
+    items.sort(key=allowed_s, reverse=True)
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say what was counted, whichever process counted it."""
     if hasattr(config, "workerinput"):

@@ -81,6 +81,7 @@ def peak_kb(path: Path, entries: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_million_entries(tmp_path: Path) -> None:
     """A million entries are proved, in the memory that a tenth of them takes."""
     peaks = []

@@ -286,6 +286,7 @@ def test_postgres_is_the_model(on_postgres: OpenStore, count_of: Count) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(4))
 def test_sqlite_is_the_model_for_long(part: int, count_of: Count) -> None:
     """The same for at least 25,000 steps in four parts, in which every kind of entry occurs."""
@@ -296,6 +297,7 @@ def test_sqlite_is_the_model_for_long(part: int, count_of: Count) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_postgres_is_the_model_for_long(on_postgres: OpenStore, count_of: Count) -> None:
     """The same for at least 5,000 steps, in which every kind of entry occurs."""
     tally = run(on_postgres, 125, shrink=False)

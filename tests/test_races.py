@@ -25,7 +25,7 @@ from freetier import (
 )
 
 from .figures import Count
-from .writers import Door, Race, asyncpg, awaited, blocking, noon, patient
+from .writers import PATIENCE_S, Door, Race, asyncpg, awaited, blocking, noon, patient
 
 FIFTY_EACH = FreeTierPolicy(budgets={"trusted": 50}, seed_sats=1_000_000)
 ANY = FreeTierPolicy()
@@ -35,10 +35,10 @@ RACES: dict[str, tuple[Door, int, int]] = {
     "sqlite-32": (patient, 32, 1),
     "sqlite-async-2x16": (awaited, 2, 16),
     "psycopg-8": (blocking, 8, 1),
-    "psycopg-32": (blocking, 32, 1),
+    "psycopg-32": (patient, 32, 1),
     "psycopg-async-2x16": (awaited, 2, 16),
     "asyncpg-8": (asyncpg, 8, 1),
-    "asyncpg-32": (asyncpg, 32, 1),
+    "asyncpg-32": (partial(asyncpg, timeout_s=PATIENCE_S), 32, 1),
     "asyncpg-2x16": (asyncpg, 2, 16),
 }
 """Which door, how many processes, how many tasks in each. Every process has connections of its

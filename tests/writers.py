@@ -14,6 +14,7 @@ from attrs import frozen
 import freetier
 from freetier import AsyncFreeTier, FreeTier, FreeTierPolicy
 from freetier.asyncpg import AsyncpgRepository
+from freetier.postgres import PostgresRepository
 from freetier.sqlite import SQLiteRepository
 
 from .processes import at_once, together
@@ -22,6 +23,7 @@ T = TypeVar("T")
 Clock = Callable[[], datetime] | None
 Writer = Callable[[AsyncFreeTier, int], Awaitable[T]]
 Contender = Callable[[AsyncFreeTier, int, int], Awaitable[object]]
+PATIENCE_S = 60
 Door = Callable[..., AbstractAsyncContextManager[AsyncFreeTier]]
 
 
@@ -43,8 +45,9 @@ async def blocking(
 async def patient(
     url: str, policy: FreeTierPolicy, clock: Clock = None
 ) -> AsyncIterator[AsyncFreeTier]:
-    """SQLite, with more processes than a machine that is busy otherwise serves in 5 seconds."""
-    with SQLiteRepository(url, timeout_s=60) as repository:
+    """As `blocking`, with more processes than a machine that is busy serves in 5 seconds."""
+    store = PostgresRepository if url.startswith("postgresql:") else SQLiteRepository
+    with store(url, timeout_s=PATIENCE_S) as repository:
         ledger = FreeTier(policy, repository, clock=clock)
         ledger.seed()
         yield cast("AsyncFreeTier", _Awaitable(ledger))
@@ -59,10 +62,14 @@ def awaited(
 
 @asynccontextmanager
 async def asyncpg(
-    url: str, policy: FreeTierPolicy, clock: Clock = None, schema: str | None = None
+    url: str,
+    policy: FreeTierPolicy,
+    clock: Clock = None,
+    schema: str | None = None,
+    timeout_s: float = 5,
 ) -> AsyncIterator[AsyncFreeTier]:
     """Postgres through asyncpg."""
-    async with AsyncpgRepository(url, schema=schema) as repository:
+    async with AsyncpgRepository(url, schema=schema, timeout_s=timeout_s) as repository:
         ledger = AsyncFreeTier(policy, repository, clock=clock)
         await ledger.seed()
         yield ledger
