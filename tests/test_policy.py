@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -19,6 +20,7 @@ from freetier.values import MAX_SATS, MAX_TTL_S, Caps, Decision, Snapshot
 NOON = datetime(2026, 1, 5, 12, 30, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 1, 6, tzinfo=UTC)
 TIERS = ["new", "trusted"]
+WRONG: Any = "no"
 
 SATS = ["seed_sats", "floor_sats", "daily_release_sats", "per_request_sats"]
 SATS += ["min_charge_sats", "min_absorb_sats"]
@@ -438,3 +440,28 @@ class TestSettings:
         policy = FreeTierPolicy(budgets=(budgets := {"new": 5}))
         budgets["new"] = 50
         assert policy.budgets == {"new": 5}
+
+    @pytest.mark.parametrize(
+        ("ask", "message"),
+        [
+            (lambda: HostLimit("mine", WRONG), "room: expected a callable, got 'no'"),
+            (
+                lambda: HostLimit("mine", lambda *_: 1, resets_daily=WRONG),
+                "resets_daily: expected True or False, got 'no'",
+            ),
+            (lambda: FreeTierPolicy(limits=(WRONG,)), "limits: expected a HostLimit, got 'no'"),
+            (
+                lambda: FreeTierPolicy().decide(WRONG, Snapshot(NOON, 100)),
+                "request: expected a Request, got 'no'",
+            ),
+            (
+                lambda: FreeTierPolicy().decide(Request("job", "ab", "new", 9), WRONG),
+                "snapshot: expected a Snapshot, got 'no'",
+            ),
+        ],
+    )
+    def test_what_is_expected_is_said(self, ask: Callable[[], object], message: str) -> None:
+        """A value of no such type is refused by what was expected, and what came."""
+        with pytest.raises(InvalidInput) as caught:
+            ask()
+        assert str(caught.value) == message

@@ -36,6 +36,7 @@ from freetier.values import (
     check_sats,
     check_share,
     check_time,
+    check_type,
     from_us,
     to_us,
     utc_day,
@@ -369,3 +370,20 @@ def test_available_is_balance_less_reserved() -> None:
     """Available is balance less reserved, in a snapshot as in the pool's status."""
     assert Snapshot(NOON, 100, 30).available_sats == 70
     assert PoolStatus(NOON, 100, 30, 1, 0, 0, 0, {}).available_sats == 70
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ((Decision, Grant), "a Decision or a Grant"),
+        ((Entry,), "an Entry"),
+        ((int,), "an int"),
+        ((str, bytes), "a str or a bytes"),
+    ],
+)
+def test_a_value_of_another_type(kinds: tuple[type, ...], expected: str) -> None:
+    """What is of none of the types is refused by the argument's name, and what it is to be."""
+    with pytest.raises(InvalidInput) as caught:
+        check_type("answer", None, *kinds)
+    assert str(caught.value) == f"answer: expected {expected}, got None"
+    check_type("answer", None, type(None), *kinds)
