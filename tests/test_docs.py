@@ -58,9 +58,21 @@ _LINK = re.compile(r"\[[^]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 every_page = pytest.mark.parametrize(
     "page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES]
 )
+LONG = ("hold-a-store-to-the-contract.md", "test-your-policy.md")
+"""The pages whose blocks run a whole suite of tests."""
 
 
-@every_page
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page,
+            id=str(page.relative_to(ROOT)),
+            marks=[pytest.mark.slow] if page.name in LONG else [],
+        )
+        for page in PAGES
+    ],
+)
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every code block runs, and prints what the page says."""
     assert len(blocks(page)) * 2 == read(page).count("```"), "a fence inside a line"

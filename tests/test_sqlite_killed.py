@@ -104,7 +104,13 @@ def fresh(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("cut", [False, True], ids=["process", "power"])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param(False, id="process"),
+        pytest.param(True, id="power", marks=pytest.mark.slow),
+    ],
+)
 def test_nothing_acknowledged_is_lost(fresh: Path, cut: bool, count_of: Count) -> None:
     """Killed before and after every write, entries are whole or absent, and the same keys go on.
 
