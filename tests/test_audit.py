@@ -208,7 +208,7 @@ def test_a_grant_that_is_open_twice(tampered: Tampered) -> None:
         "INSERT INTO freetier_open (pool, expires_at_us, key, absorb_sats)"
         " SELECT pool, expires_at_us - 5, key, absorb_sats FROM freetier_open"
     )
-    with pytest.raises(IntegrityError, match="freetier_open has grant 'open' twice"):
+    with pytest.raises(IntegrityError, match="the books of 'open' have 'open' twice"):
         tampered.ledger.verify()
 
 

@@ -184,6 +184,19 @@ def test_a_figure_that_is_no_number(clock: Clock) -> None:
             parse_checkpoint(text.replace('"balance_sats": 500', f'"balance_sats": {wrong}'))
 
 
+@pytest.mark.parametrize("wrong", [r'"\ud800"', r'"a\u0000b"', "7", "null"])
+def test_a_name_that_is_no_text(wrong: str, clock: Clock) -> None:
+    """Each key and name of a checkpoint is text that a database can be asked for, or it is none."""
+    ledger = FreeTier(POLICY, MemoryRepository(), clock=clock)
+    ledger.seed()
+    ledger.reserve(Request("job", "ada", "trusted", 5))
+    text = str(kept(ledger))
+    for name in ('"job"', '"ada"', '"identity"'):
+        assert name in text
+        with pytest.raises(InvalidInput, match="checkpoint"):
+            parse_checkpoint(text.replace(name, wrong))
+
+
 def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

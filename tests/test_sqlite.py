@@ -204,6 +204,13 @@ class TestOwnFile:
             SQLiteRepository(tmp_path / "nowhere" / "ledger.db")
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize("place", ["letter.txt/ledger.db", "l" * 300])
+    def test_where_no_file_can_be(self, tmp_path: Path, place: str) -> None:
+        """A path that goes through a file, or is too long for one, is a ConfigError."""
+        (tmp_path / "letter.txt").touch(0o777)
+        with pytest.raises(ConfigError):
+            SQLiteRepository(tmp_path / place)
+
     def test_not_a_database(self, tmp_path: Path) -> None:
         """A file of something else is a ConfigError, and is left as it was."""
         letter = tmp_path / "letter.txt"

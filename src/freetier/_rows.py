@@ -24,8 +24,10 @@ Row = Sequence[Any]
 _DAY_US = 86_400_000_000
 _EPOCH_DAY = EPOCH.date()
 _LIMITS: Mapping[str, str] = {limit.value: limit for limit in Limit}
-_AT_US = 10
+_AT_US, _EXPIRES_AT_US = 10, 11
 _NO_ENDING = (None,) * 11
+_NAMED = {"balances": NoneType, "identity": str, "tier": str, "pool": str, "open": str}
+"""The parts of the books, and what a row of each is named by."""
 
 
 def one(rows: Sequence[Row]) -> Row:
@@ -36,6 +38,10 @@ def one(rows: Sequence[Row]) -> Row:
 
 
 def view(row: Row) -> View:
+    return _readable("the pool, or what was asked before,", _view, row)
+
+
+def _view(row: Row) -> View:
     now_us, balance, reserved, due_sats, due, *used = row[:8]
     snapshot = Snapshot(from_us(now_us), *_pool(balance, reserved, due_sats), *used)
     noted, drawn = row[8:16], row[16:]
@@ -75,11 +81,12 @@ def grant(row: Row, now_us: int) -> Grant:
 
 
 def open_grants(rows: Sequence[Row]) -> list[Grant]:
-    return [grant((*row, *_NO_ENDING), row[_AT_US]) for row in rows]
+    return [_readable("an open grant", _open_grant, row) for row in rows]
 
 
 def entry(row: Row) -> Entry:
-    return _readable(f"entry {row[0]}", _entry, row)
+    seq = row[0]
+    return _readable(f"entry {seq if type(seq) is int else shown(seq)}", _entry, row)
 
 
 def entries(rows: Sequence[Row]) -> list[Entry]:
@@ -102,6 +109,10 @@ def written(rows: Sequence[Row]) -> datetime | None:
 
 
 def status(row: Row) -> PoolStatus:
+    return _readable("the pool", _status, row)
+
+
+def _status(row: Row) -> PoolStatus:
     now_us, balance, reserved, due_sats, open_count, used, gated, gated_sats = row[:8]
     balance, reserved = _pool(balance, reserved, due_sats)
     return PoolStatus(
@@ -119,17 +130,20 @@ def status(row: Row) -> PoolStatus:
 def books(rows: Sequence[Row]) -> Books:
     used: dict[tuple[int, str, str], int] = {}
     open_: dict[str, tuple[int, int]] = {}
-    pool = one([row for row in rows if row[0] == "pool" and row[5] is None])
     for part, number, sats, reserved, carry, name, at_us, *totals in rows:
         figures = (number, sats, reserved, carry, at_us, *totals)
-        if {*map(type, figures)} != {int} or type(name) not in (str, NoneType):
+        if _NAMED.get(part) is not type(name) or {*map(type, figures)} != {int}:
             raise IntegrityError(f"the books of {part!r}, {shown(name)}, cannot be read")
+        if name is None:
+            continue
+        counter = (number, part, name)
+        if name in open_ if part == "open" else counter in used:
+            raise IntegrityError(f"the books of {part!r} have {shown(name)} twice")
         if part == "open":
-            if name in open_:
-                raise IntegrityError(f"freetier_open has grant {shown(name)} twice")
             open_[name] = (number, sats)
-        elif name is not None:
-            used[number, part, name] = sats
+        else:
+            used[counter] = sats
+    pool = one([row for row in rows if row[0] == "balances"])
     return Books(
         seq=pool[1],
         at=_readable("freetier_pool", from_us, pool[6]),
@@ -151,6 +165,13 @@ def rooms_to_text(rooms: Mapping[str, int]) -> str:
 def day_number(at: datetime) -> int:
     """Days since 1970 at `at`."""
     return to_us(at) // _DAY_US
+
+
+def _open_grant(row: Row) -> Grant:
+    *draw, due_us = row
+    if draw[_EXPIRES_AT_US] != due_us:  # by which the next page goes on
+        raise ValueError(f"{shown(draw[1])} is due at another time than it was reserved until")
+    return grant((*draw, *_NO_ENDING), draw[_AT_US])
 
 
 def _entry(row: Row) -> Entry:

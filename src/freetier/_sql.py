@@ -175,7 +175,7 @@ FROM {parts.POOL_NOW}
 """
 
 OPEN_GRANTS: Final = f"""
-SELECT {parts.DRAW_COLUMNS}
+SELECT {parts.DRAW_COLUMNS}, o.expires_at_us
 FROM {parts.POOL_NOW}
 JOIN freetier_open AS o ON o.pool = p.pool AND o.expires_at_us > p.now_us
   AND (o.expires_at_us > :after_us OR (o.expires_at_us = :after_us AND o.key > :after_key))
@@ -187,7 +187,7 @@ _NO_TOTALS: Final = ", ".join("0" for _ in Kind)
 
 # The derived tables in one statement, so that they are of one instant.
 BOOKS: Final = f"""
-SELECT 'pool' AS part, seq, balance_sats, reserved_sats, credit_carry, NULL AS name, at_us,
+SELECT 'balances' AS part, seq, balance_sats, reserved_sats, credit_carry, NULL AS name, at_us,
 {parts.TOTALS}
 FROM freetier_pool WHERE pool = :pool
 UNION ALL

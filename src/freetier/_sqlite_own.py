@@ -17,7 +17,13 @@ from freetier._patience import Patience, check_timeout
 from freetier._sqlite_errors import is_busy, translated
 from freetier._sqlite_fork import FileId, check_not_inherited, file_id, watch
 from freetier._sqlite_queue import Queue
-from freetier.errors import ConfigError, InvalidInput, OutcomeUnknown, StoreUnavailable
+from freetier.errors import (
+    ConfigError,
+    InvalidInput,
+    OutcomeUnknown,
+    StoreUnavailable,
+    shown,
+)
 
 T = TypeVar("T")
 
@@ -86,11 +92,15 @@ def checked_path(database: object) -> str:
         expected = "a file: each connection would have a memory of its own"
         raise InvalidInput("database", database, expected)
     path = Path(text).absolute()
-    if not _may(path.parent, os.X_OK):
+    if not (_may(path.parent, os.X_OK) and path.parent.is_dir()):
         raise ConfigError(f"{text}: the folder does not exist, or this user may not enter it")
-    if path.is_dir():
+    try:
+        there, is_folder = path.exists(), path.is_dir()
+    except OSError as error:
+        raise ConfigError(f"{shown(text)}: {error.strerror}") from error
+    if is_folder:
         raise ConfigError(f"{text}: this is a folder")
-    if path.exists() and not _may(path, os.R_OK):
+    if there and not _may(path, os.R_OK):
         raise ConfigError(f"{text}: this user may not read it")
     return str(path)  # the folder that is current may change
 

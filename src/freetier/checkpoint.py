@@ -61,11 +61,11 @@ def parse_checkpoint(text: str) -> Checkpoint:
             credit_carry=_whole(read["credit_carry"]),
             totals={kind: _whole(read["totals"][kind.value]) for kind in Kind},
             used={
-                (_whole(day), str(scope), str(name)): _whole(sats)
+                (_whole(day), _text(scope), _text(name)): _whole(sats)
                 for day, scope, name, sats in read["used"]
             },
             open_grants={
-                str(key): (_whole(expires_at_us), _whole(sats))
+                _text(key): (_whole(expires_at_us), _whole(sats))
                 for key, expires_at_us, sats in read["open_grants"]
             },
         )
@@ -78,4 +78,11 @@ def parse_checkpoint(text: str) -> Checkpoint:
 def _whole(value: Any) -> int:
     if type(value) is not int:
         raise TypeError(value)
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str or "\0" in value:
+        raise TypeError(value)
+    value.encode()  # JSON can spell what is no text
     return value
