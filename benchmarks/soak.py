@@ -7,8 +7,9 @@ Eight processes share one ledger, 200 operations a second in all. Every 5 second
 ended by SIGKILL and another takes its place; every 10 minutes (`--restart-every`) Postgres is
 stopped as by a crash and started again; on SQLite the writers' clocks jump, ahead and back. Every
 minute `verify` proves the ledger while it is written to. Whatever a process was told is kept by
-the parent, and looked for at the end. Each minute a line: operations, latency, memory, what
-`verify` said.
+the parent, and looked for at the end. A `Conflict` after an outcome that was unknown, with the same
+key, is a problem. Each minute a line: operations, latency, memory, what `verify` said. An
+operation takes until there is an answer: waiting for a store that is started again is in it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,6 +43,10 @@ POLICY = FreeTierPolicy(seed_sats=10**9, budgets={"new": 0, "elite": 10**6})
 PROCESSES = 8
 A_SECOND = 200
 KILL_EVERY_S = 5
+Event = tuple[Kind, str, int, int, int, str | None]
+"""Kind and key of an operation, the microseconds it took, the process's memory in kB, how often the
+outcome was unknown, and the `Conflict` that it ended in, if one of its key was unknown before.
+"""
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
 
@@ -91,17 +96,28 @@ def work(url: str) -> None:
             offset = timedelta(minutes=chance.choice([-90, -1, 0, 1, 30]))
         key = f"{os.getpid()}-{time.time_ns()}-{number}"
         number += 1
-        for kind, call in _operations(ledger, key, chance):
-            started = time.perf_counter()
-            with suppress(Conflict):
-                unknown = _answered(call)
-                took_us = round((time.perf_counter() - started) * 1e6)
-                print(json.dumps([kind, key, took_us, _memory_kb(), unknown]), flush=True)
+        for event in events(key, _operations(ledger, key, chance)):
+            print(json.dumps(event), flush=True)
             time.sleep(chance.expovariate(A_SECOND / PROCESSES))
 
 
-def _answered(call: Callable[[], object]) -> int:
-    """Ask until there is an answer, with the same key; how often the outcome was unknown."""
+def events(key: str, operations: Iterable[tuple[Kind, Callable[[], object]]]) -> Iterator[Event]:
+    """What the parent is told of the operations of one key."""
+    doubts = 0
+    for kind, call in operations:
+        started = time.perf_counter()
+        unknown, conflict = _answered(call)
+        took_us = round((time.perf_counter() - started) * 1e6)
+        doubts += unknown
+        if conflict is None or doubts:  # else another process's clock let the grant expire
+            yield kind, key, took_us, _memory_kb(), unknown, conflict
+
+
+def _answered(call: Callable[[], object]) -> tuple[int, str | None]:
+    """Ask until there is an answer, with the same key.
+
+    How often the outcome was unknown; and the `Conflict`, if that is the answer.
+    """
     unknown = 0
     while True:
         try:
@@ -110,8 +126,10 @@ def _answered(call: Callable[[], object]) -> int:
             unknown += 1
         except StoreUnavailable:
             time.sleep(0.1)
+        except Conflict as conflict:
+            return unknown, str(conflict)
         else:
-            return unknown
+            return unknown, None
 
 
 def _memory_kb() -> int:
@@ -224,17 +242,20 @@ class Soak:
             text=True,
         )
         self._workers.append(worker)
-        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
+        threading.Thread(target=self.listen, args=(worker.stdout,), daemon=True).start()
 
-    def _listen(self, worker: subprocess.Popen[str]) -> None:
-        assert worker.stdout is not None
-        for line in worker.stdout:
+    def listen(self, lines: Iterable[str]) -> None:
+        """Take down what a process says, an event a line."""
+        for line in lines:
             if line.endswith("\n"):  # else it was killed in the middle of it
-                kind, key, took_us, memory_kb, unknown = json.loads(line)
+                kind, key, took_us, memory_kb, unknown, conflict = json.loads(line)
                 self.unknown += unknown
-                self.acknowledged.add((kind, key))
-                self.took_us.append(took_us)
                 self.memory_kb = max(self.memory_kb, memory_kb)
+                if conflict is None:
+                    self.acknowledged.add((kind, key))
+                    self.took_us.append(took_us)
+                else:
+                    self.problems.append(f"{kind} {key!r} after an unknown outcome: {conflict}")
 
     def _end(self, worker: subprocess.Popen[str]) -> None:
         worker.send_signal(signal.SIGKILL)

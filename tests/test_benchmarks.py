@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import soak
 from benchmarks.figure import svg
 from benchmarks.measure import (
     TIMES,
@@ -28,6 +30,7 @@ from benchmarks.measure import (
 from benchmarks.report import as_json, status, table
 from benchmarks.run import Run
 from benchmarks.trace import read
+from freetier import Conflict, Kind, OutcomeUnknown, StoreUnavailable
 
 BOUND = at_most(2)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -204,3 +207,37 @@ def test_rounds_say_how_long_each_took() -> None:
     rounds = Rounds([{"ours": 2e-6, "floor": 1e-6}])
     line = rounds.compared("it", "ours", "floor", note="by the way")
     assert line.note == "2 / 1 µs; by the way"
+
+
+def test_a_conflict_after_an_unknown_outcome_is_a_problem() -> None:
+    """The soak reports it, of the same key; any other is passed over, and not acknowledged."""
+
+    def answering(*answers: Exception | None) -> Callable[[], None]:
+        left = iter(answers)
+
+        def call() -> None:
+            if answer := next(left):
+                raise answer
+
+        return call
+
+    passed = [(Kind.RESERVE, answering(None)), (Kind.RELEASE, answering(Conflict("expired")))]
+    found = [
+        (Kind.RESERVE, answering(OutcomeUnknown("lost"), StoreUnavailable("restarted"), None)),
+        (Kind.SETTLE, answering(Conflict("of another"))),
+    ]
+    at_once = [(Kind.CREDIT, answering(OutcomeUnknown("lost"), Conflict("of another")))]
+    told = [
+        *soak.events("passed", passed),
+        *soak.events("found", found),
+        *soak.events("at once", at_once),
+    ]
+    with StringIO() as complaints:
+        seen = soak.Soak("memory:", None, complaints, 0)
+    seen.listen([*(f"{json.dumps(event)}\n" for event in told), '["credit", "ki'])
+    assert seen.acknowledged == {("reserve", "passed"), ("reserve", "found")}
+    assert seen.unknown == 2
+    assert seen.problems == [
+        "settle 'found' after an unknown outcome: of another",
+        "credit 'at once' after an unknown outcome: of another",
+    ]
