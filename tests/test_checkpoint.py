@@ -147,6 +147,18 @@ def test_a_checkpoint_of_nothing(clock: Clock) -> None:
         parse_checkpoint(str(checkpoint).replace(checkpoint.head.digest, "f" * 64))
 
 
+def test_books_of_another_entry(clock: Clock) -> None:
+    """A head and books that are not of one instant are no checkpoint."""
+    ledger = FreeTier(POLICY, MemoryRepository(), clock=clock)
+    ledger.seed()
+    earlier = kept(ledger)
+    ledger.donate("gift", 1)
+    later = kept(ledger)
+    for head, books in ((earlier.head, later.books), (later.head, earlier.books)):
+        with pytest.raises(InvalidInput, match=f"books: expected the books after entry {head.seq}"):
+            Checkpoint(head, books)
+
+
 def test_from_async_code(tmp_path: Path) -> None:
     """So it is in async code."""
 

@@ -156,8 +156,14 @@ def test_what_is_no_head(small: FreeTier, text: str) -> None:
     for ask in (lambda: small.verify(head=text), lambda: small.seal(since=text)):  # type: ignore[arg-type]
         with pytest.raises(InvalidInput):
             ask()
-    with pytest.raises(InvalidInput):
-        Head(-1, "0" * 64)
+
+
+@pytest.mark.parametrize("seq", [-1, 2**63])
+def test_a_seq_that_none_can_be(seq: int) -> None:
+    """A head of no entry that could be is refused, and the bound is told."""
+    assert Head(2**63 - 1, "0" * 64).seq == 2**63 - 1
+    with pytest.raises(InvalidInput, match="seq: expected a seq from 0 to 9223372036854775807,"):
+        Head(seq, "0" * 64)
 
 
 def test_the_commands(run: Run, small: FreeTier) -> None:

@@ -30,6 +30,8 @@ class Checkpoint:
         check_type("books", self.books, Books)
         if self.head.seq == 0 and self.head != START:
             raise InvalidInput("head", str(self.head), "the head of a journal")
+        if self.books.seq != self.head.seq:
+            raise InvalidInput("books", self.books.seq, f"the books after entry {self.head.seq}")
 
     def __str__(self) -> str:
         """As JSON, for `parse_checkpoint`."""

@@ -38,7 +38,7 @@ class Head:
 
     def __attrs_post_init__(self) -> None:
         if type(self.seq) is not int or not 0 <= self.seq <= _MOST_SEQ:
-            raise InvalidInput("seq", self.seq, "a seq from 0")
+            raise InvalidInput("seq", self.seq, f"a seq from 0 to {_MOST_SEQ}")
         check_type("digest", self.digest, str)
         if not _DIGEST.fullmatch(self.digest):
             raise InvalidInput("digest", self.digest, "64 lowercase hex digits")
