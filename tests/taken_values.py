@@ -11,6 +11,7 @@ from .bad_values import TEXT
 
 NONE, DECIMAL, SECONDS, YES_NO = {"None"}, {"Decimal"}, {"whole float", "float"}, {"True", "False"}
 LARGE = {"all bitcoin and one"}  # what was used of a day may be more than all there is at once
+ENCODED = TEXT - {"lone surrogate"}
 WORDS = TEXT - {"empty", "NUL", "lone surrogate"}
 NAMES = {  # of a schema in Postgres
     "space", "leading space", "trailing space", "markup", "ampersand", "full-width digits",
@@ -61,9 +62,11 @@ TAKES: dict[tuple[str, str], set[str]] = {
     **{("pricing.Rates", field.name): DECIMAL for field in fields(pricing.Rates)},
     ("pricing.BtcPrice", "usd"): DECIMAL,
     ("BtcPrice.fresh_usd", "max_age"): {"no time at all", "367 days"},
-    **{(f"http.{name}", "instance"): TEXT | NONE for name in ("payment_required", "problem")},
-    ("http.plain_problem", "instance"): TEXT | NONE,
-    ("http.plain_problem", "detail"): TEXT,
+    **{
+        (f"http.{name}", "instance"): ENCODED | NONE
+        for name in ("payment_required", "problem", "plain_problem")
+    },
+    ("http.plain_problem", "detail"): ENCODED,
     ("http.plain_problem", "members"): {"None", "dict"},
     ("http.plain_problem", "headers"): {"None", "dict"},
     ("nostr.verify_nip98", "header"): TEXT | NONE,  # what a caller sends is `NotAuthenticated`

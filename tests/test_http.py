@@ -96,6 +96,64 @@ def test_members_for_programs() -> None:
     assert proof.headers["WWW-Authenticate"] == "Nostr"
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"of": object()},
+        {"of": {"of": [b"bytes"]}},
+        {"of": float("nan")},
+        {"of": "key\ud800"},
+        {"key\ud800": 1},
+        {("a", "b"): 1},
+    ],
+    ids=ascii,
+)
+def test_members_that_json_has_not(members: dict[str, object]) -> None:
+    """What could not be answered as JSON is refused by name, before it is to be sent."""
+    with pytest.raises(InvalidInput) as caught:
+        http.plain_problem(404, "Not here.", members=members)
+    assert caught.value.argument == "members"
+
+
+def test_members_within_themselves() -> None:
+    """So is what has no end, or is nested too deep."""
+    endless: list[object] = []
+    endless.append(endless)
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (endless, deep):
+        with pytest.raises(InvalidInput, match="members"):
+            http.plain_problem(404, "Not here.", members={"of": value})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Retry-After": 1},
+        {1: "one"},
+        {b"X-Name": "bytes"},
+        {"X-Name": None},
+        {"X-Name": "\u20bf"},
+        {"X-Name": "key\ud800"},
+        {"X-Name": "key\r\nSet-Cookie: a=b"},
+        {"X-Name": "key\0"},
+        {"X-Name\n": "key"},
+        {"X Name": "key"},
+        {"X-N\xe4me": "key"},
+        {"": "key"},
+    ],
+    ids=ascii,
+)
+def test_headers_that_http_has_not(headers: dict[str, str]) -> None:
+    """A header that could not be sent, or would end its line, is refused by name."""
+    fit = {"X-Name": "a\tb, c; \xe4", "x-empty": ""}
+    assert http.plain_problem(404, "Not here.", headers=fit).headers.items() >= fit.items()
+    with pytest.raises(InvalidInput) as caught:
+        http.plain_problem(404, "Not here.", headers=fit | headers)
+    assert caught.value.argument == "headers"
+
+
 def test_response_fields(ledger: FreeTier) -> None:
     """The two fields of every answer: of what was decided, and once it was settled, of that."""
     free = ledger.reserve(Request("free", "ada", "trusted", 90))

@@ -5,6 +5,8 @@ Nothing here knows a framework; `freetier.starlette` hands these replies to one.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -58,6 +60,9 @@ MAX_FIELD_INTEGER = 999_999_999_999_999
 """The largest integer of a header field (RFC 9651, section 3.3.1): less than all the bitcoin."""
 
 _DAY_S = 24 * 3600
+# RFC 9110, sections 5.1 and 5.5: nothing here ends a line.
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_VALUE = re.compile(r"[\t -~\x80-\xff]*")
 # Of these the caller may try again soon, with the same id.
 _PASSING = (StoreUnavailable, OutcomeUnknown, StalePrice)
 _ABOUT_THE_CALLER = (InsufficientBalance, NotAuthenticated)
@@ -121,7 +126,7 @@ def problem(error: FreeTierError, *, instance: str | None = None) -> Reply:
     `error` in the body is the error's class, for programs. `detail` is the error's own message
     only where that is about what the caller sent; else it says what the class means. The message
     of a `Conflict` names who asked first, and one from 500 on is the host's own affair. Raises
-    `InvalidInput` for what is no error of this library.
+    `InvalidInput` for what is no error of this library, and for text that UTF-8 has not.
     """
     check_type("error", error, FreeTierError)
     status = next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
@@ -185,22 +190,45 @@ def plain_problem(
     """A problem of the host's own, in the form of the others.
 
     It has no type but its status, whose phrase is then the title (RFC 9457, section 4.2.1).
-    Raises `InvalidInput`.
+    Raises `InvalidInput`, also for text that UTF-8 has not, members that JSON has not, and headers
+    that HTTP has not.
     """
     check_type("status", status, int)
-    check_type("detail", detail, str)
-    check_type("members", {} if members is None else members, Mapping)
-    check_type("headers", {} if headers is None else headers, Mapping)
+    _check_text("detail", detail)
+    if instance is not None:
+        _check_text("instance", instance)
+    _check_members({} if members is None else members)
+    _check_headers({} if headers is None else headers)
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
         raise InvalidInput("status", status, "a status code of HTTP") from None
     body = {"type": "about:blank", "title": phrase, "status": int(status), "detail": detail}
     if instance is not None:
-        check_type("instance", instance, str)
         body["instance"] = instance
     fixed = {"Content-Type": PROBLEM, "Cache-Control": "no-store"}
     return Reply(int(status), {**fixed, **(headers or {})}, {**body, **(members or {})})
+
+
+def _check_text(argument: str, value: object) -> None:
+    if not isinstance(value, str) or any("\ud800" <= char <= "\udfff" for char in value):
+        raise InvalidInput(argument, value, "text without lone surrogates")
+
+
+def _check_members(members: Mapping[str, object]) -> None:
+    check_type("members", members, Mapping)
+    try:
+        json.dumps({**members}, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidInput("members", members, "names and values that JSON has") from None
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    check_type("headers", headers, Mapping)
+    for name, value in headers.items():
+        text = isinstance(name, str) and isinstance(value, str)
+        if not (text and _FIELD_NAME.fullmatch(name) and _FIELD_VALUE.fullmatch(value)):
+            raise InvalidInput("headers", headers, "names and values of header fields")
 
 
 def _absorbed(answer: Decision | Grant | Settlement) -> int:
