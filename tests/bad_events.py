@@ -36,6 +36,23 @@ HOLDING, ADMITTED = sessions.admitted(ACTIVE, "request", "a text", estimate=DECI
 FIGURES = {"actual_sats": 80, "input_tokens": 1, "output_tokens": 2, "actual_cost_usd": Decimal(1)}
 COMPUTED = sessions.computed(ADMITTED, "a result", **FIGURES, at=NOW)  # type: ignore[arg-type]
 GRANT = ledger().record_grant(sessions.request_of(HOLDING, COMPUTED))
+CLOSED = sessions.closed(ACTIVE, at=NOW)
+ADDRESSED = sessions.refund_to(CLOSED, "ada@example.org", at=NOW)
+BEGUN = sessions.refund_begun(ADDRESSED, "ada@example.org", "lnbc-refund", "hash-refund", at=NOW)
+SITUATIONS: dict[type, list[Any]] = {
+    jobs.Job: [*JOB.values()],
+    sessions.Session: [
+        NEW, ASKED, ACTIVE, HOLDING, CLOSED, ADDRESSED, BEGUN,
+        sessions.expired(ASKED, at=LATER),
+        sessions.refund_paid(BEGUN, "hash-refund", at=NOW),
+    ],
+    sessions.SessionRequest: [
+        ADMITTED, COMPUTED,
+        sessions.debited(HOLDING, COMPUTED, GRANT, at=NOW)[1],
+        sessions.request_failed(HOLDING, ADMITTED, "!", at=NOW)[1],
+    ],
+}  # fmt: skip
+"""A record in each situation that it can be in."""
 JOBS: dict[str, Function] = {
     "jobs.create": (
         jobs.create,
@@ -112,4 +129,21 @@ SESSIONS: dict[str, Function] = {
     "sessions.next_step": (sessions.next_step, {"session": NEW}),
     "sessions.next_step_of_request": (sessions.next_step_of_request, {"request": ADMITTED}),
     "sessions.request_of": (sessions.request_of, {"session": HOLDING, "request": COMPUTED}),
+    "sessions.refund_to": (
+        sessions.refund_to,
+        {"record": CLOSED, "destination": "ada@example.org", "at": NOW},
+    ),
+    "sessions.refund_begun": (
+        sessions.refund_begun,
+        {"record": ADDRESSED, "destination": "ada@example.org", "bolt11": "lnbc"}
+        | {"payment_hash": "hash", "at": NOW},
+    ),
+    "sessions.refund_paid": (
+        sessions.refund_paid,
+        {"record": BEGUN, "payment_hash": "hash-refund", "at": NOW},
+    ),
+    "sessions.refund_broken": (
+        sessions.refund_broken,
+        {"record": BEGUN, "payment_hash": "hash-refund", "at": NOW},
+    ),
 }

@@ -51,9 +51,15 @@ TAKES: dict[tuple[str, str], set[str]] = {
     ("jobs.worked", "result"): WORDS | {"empty"},
     ("jobs.worked", "actual_cost_usd"): DECIMAL,
     ("jobs.work_failed", "message"): WORDS,
-    ("jobs.refund_to", "destination"): WORDS,
-    ("jobs.refund_begun", "destination"): WORDS,
-    ("jobs.refund_begun", "bolt11"): WORDS,
+    **{
+        (f"{kind}.{event}", argument): WORDS
+        for kind in ("jobs", "sessions")
+        for event, argument in (
+            ("refund_to", "destination"),
+            ("refund_begun", "destination"),
+            ("refund_begun", "bolt11"),
+        )
+    },
     ("sessions.admitted", "request"): WORDS,
     ("sessions.repeated", "request"): WORDS,
     ("sessions.computed", "result"): WORDS | {"empty"},

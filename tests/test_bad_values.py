@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from enum import Enum
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -32,11 +33,12 @@ from freetier import (
 )
 
 from .bad_calls import DSN, FUNCTIONS
-from .bad_events import JOB, JOBS
+from .bad_events import JOBS, SESSIONS, SITUATIONS
 from .bad_values import BAD
 from .figures import Count
 from .taken_values import CALLED, EXCEPTIONS, TAKES
 
+EVENTS = JOBS | SESSIONS
 CASES = [(function, argument) for function, (_, good) in FUNCTIONS.items() for argument in good]
 PUBLIC = (
     freetier, asyncpg, http, invoices, jobs, memory, migrations, nostr, postgres, pricing,
@@ -65,15 +67,17 @@ def test_a_bad_value_is_refused_by_name(
         count_of("bad values refused", 1)
 
 
-@pytest.mark.parametrize("event", [name for name in JOBS if name != "jobs.create"])
-def test_whatever_the_state_of_a_job(event: str) -> None:
+@pytest.mark.parametrize("event", [name for name in EVENTS if not name.endswith(".create")])
+def test_whatever_the_state(event: str) -> None:
     """A bad value is refused by name also where the event repeats another, or does not fit."""
-    call, good = JOBS[event]
-    record, *arguments = good
-    for situation in JOB.values():
-        for argument in arguments:
+    call, good = EVENTS[event]
+    records = {name: type(value) for name, value in good.items() if type(value) in SITUATIONS}
+    assert records
+    for situations in product(*(SITUATIONS[kind] for kind in records.values())):
+        there = good | dict(zip(records, situations, strict=True))
+        for argument in good.keys() - records.keys():
             with pytest.raises(InvalidInput) as caught:
-                call(**good | {record: situation, argument: None})
+                call(**there | {argument: None})
             assert caught.value.argument == argument
 
 

@@ -7,7 +7,8 @@ whose records are in the ledger's database notes both in one transaction.
 
 An event that repeats what is noted gives the record as it is. One that does not fit the state
 raises `IllegalTransition`, and the record stays. Every event takes `at`, the host's time. Raises
-`InvalidInput`, whatever the state.
+`InvalidInput`, whatever the state; what fits no such record (an invoice of another amount, the
+grant or settlement of another job) is looked at after the state.
 """
 
 from __future__ import annotations

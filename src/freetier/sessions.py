@@ -8,6 +8,8 @@ requests run at once.
 As for jobs: the host keeps the records and does the I/O, `next_step` and `next_step_of_request`
 say which, an event that repeats what is noted changes nothing, and one that does not fit raises
 `IllegalTransition`. An event that changes two records gives both: note them in one transaction.
+Raises `InvalidInput`, whatever the state; only whether an invoice is of the deposit's amount is
+looked at after it.
 """
 
 from __future__ import annotations
