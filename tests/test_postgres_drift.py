@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 
 import freetier
@@ -173,11 +174,39 @@ class TestDrift:
             ),
             ("column freetier_pool.seq", "ALTER TABLE {0}.freetier_pool ALTER seq DROP DEFAULT"),
             ("column freetier_usage.day", "DROP TABLE {0}.freetier_usage"),
-            ("view freetier_draws", "ALTER VIEW {0}.freetier_draws RENAME kinds TO sorts"),
+            ("column freetier_draws.kinds", "ALTER VIEW {0}.freetier_draws RENAME kinds TO sorts"),
+            (
+                "column freetier_draws.at_us",
+                "ALTER VIEW {0}.freetier_draws ALTER at_us SET DEFAULT 7",
+            ),
             ("view freetier_draws", "DROP VIEW {0}.freetier_draws"),
             (
                 "rule lost on freetier_draws",
                 "CREATE RULE lost AS ON INSERT TO {0}.freetier_draws DO INSTEAD NOTHING",
+            ),
+            (
+                "table freetier_journal",
+                "CREATE TABLE {0}.more () INHERITS ({0}.freetier_journal)",
+            ),
+            (
+                "table freetier_gate",
+                "CREATE TABLE {0}.all_gates (day BIGINT); " + GATE + " INHERIT {0}.all_gates",
+            ),
+            (
+                "table freetier_gate",
+                f"{GATE} ENABLE ROW LEVEL SECURITY; {GATE} FORCE ROW LEVEL SECURITY",
+            ),
+            ("table freetier_gate", f"{GATE} SET UNLOGGED"),
+            (
+                "unique index few",
+                "CREATE UNIQUE INDEX few ON {0}.freetier_gate (day);"
+                "UPDATE pg_index SET indisvalid = FALSE"
+                " WHERE indexrelid = '{0}.few'::regclass",
+            ),
+            (
+                "unique index freetier_journal_once",
+                "UPDATE pg_index SET indisvalid = FALSE"
+                " WHERE indexrelid = '{0}.freetier_journal_once'::regclass",
             ),
         ],
     )
@@ -195,23 +224,46 @@ class TestDrift:
                 freetier.open(postgres_dsn, POLICY, schema=schema)
 
     def test_a_namesake_on_the_search_path(self, postgres_dsn: str) -> None:
-        """A type or a collation is not known by its name, whatever the search path finds first."""
+        """Nothing is known by its name alone, whatever the search path finds first."""
         freetier.open(postgres_dsn, POLICY).close()
         change(
             postgres_dsn,
             "CREATE SCHEMA evil",
             "CREATE DOMAIN evil.text AS pg_catalog.text",
             'CREATE COLLATION evil."C" FROM "POSIX"',
-            "ALTER TABLE freetier_gate ALTER bound_by TYPE evil.text,"
-            ' ALTER rooms TYPE pg_catalog.text COLLATE evil."C"',
+            "CREATE FUNCTION evil.more(BIGINT, INT) RETURNS BOOLEAN LANGUAGE sql AS 'SELECT TRUE'",
+            *(
+                f"CREATE OPERATOR evil.{name} (LEFTARG=BIGINT, RIGHTARG=INT, FUNCTION=evil.more)"
+                for name in "=>"
+            ),
             f"ALTER DATABASE {database_name(postgres_dsn)}"
             " SET search_path = evil, pg_catalog, public",
+            f"ALTER DATABASE {database_name(postgres_dsn)} SET quote_all_identifiers = on",
         )
-        named = r"column freetier_gate\.bound_by, column freetier_gate\.rooms,"
+        serves(postgres_dsn)
+        change(
+            postgres_dsn,
+            "ALTER TABLE freetier_gate ALTER bound_by TYPE evil.text,"
+            ' ALTER rooms TYPE pg_catalog.text COLLATE evil."C"',
+            f"{GATE.format('public')} {CHECKED} (price_sats > 0)",
+        )
+        named = (
+            r"added: column freetier_gate\.bound_by, column freetier_gate\.rooms,"
+            r" constraint freetier_gate_price_sats_check on freetier_gate\b"
+        )
         with pytest.raises(SchemaError, match=named):
             freetier.open(postgres_dsn, POLICY)
 
-    @pytest.mark.parametrize("schema", ["my.freetier_x", 'o\'brien \\ "co"', "{oid} %s :a"])
+    @pytest.mark.parametrize(
+        "schema",
+        [
+            "my.freetier_x",
+            'o\'brien \\ "co"',
+            "{oid} %s :a",
+            "x WHEN (y) EXECUTE FUNCTION z",
+            "x EXECUTE FUNCTION y WHEN z ",
+        ],
+    )
     def test_a_name_of_any_kind(self, postgres_dsn: str, schema: str) -> None:
         """A schema is known again by any name, whatever a backslash means on the server."""
         change(
@@ -242,3 +294,24 @@ class TestDrift:
         freetier.open(postgres_dsn, POLICY).close()
         change(postgres_dsn, "CREATE INDEX by_identity ON freetier_journal (identity)")
         serves(postgres_dsn)
+
+    def test_row_security_of_others_breaks_nothing(self, postgres_dsn: str) -> None:
+        """Row security that does not bind the owner, whose rights the guard has, is fine."""
+        freetier.open(postgres_dsn, POLICY).close()
+        change(postgres_dsn, f"{JOURNAL} ENABLE ROW LEVEL SECURITY")
+        serves(postgres_dsn)
+
+    @pytest.mark.parametrize("schema", ["public", "of us"])
+    def test_an_index_that_is_made_anew(self, postgres_dsn: str, schema: str) -> None:
+        """What a REINDEX CONCURRENTLY needs while it runs, or left when it failed, is fine."""
+        freetier.open(postgres_dsn, POLICY, schema=schema).close()
+        with psycopg.connect(postgres_dsn, autocommit=True) as reindexing:
+            reindexing.execute("SET lock_timeout = '100ms'")
+            with psycopg.connect(postgres_dsn) as writing:
+                index = f'"{schema}".freetier_journal_once'
+                writing.execute(f'LOCK "{schema}".freetier_journal IN ROW EXCLUSIVE MODE'.encode())
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    reindexing.execute(f"REINDEX INDEX CONCURRENTLY {index}".encode())
+            left = "SELECT FROM pg_class WHERE relname = 'freetier_journal_once_ccnew'"
+            assert reindexing.execute(left).rowcount == 1
+        serves(postgres_dsn, schema)

@@ -1,7 +1,8 @@
 """The schema of a Postgres ledger: its version, whether it drifted, and how it is brought up.
 
 As steps on an `execute`, which takes a statement and gives its rows: the same for every driver,
-blocking or not. Names are written into the text, quoted; nothing depends on the search path.
+blocking or not. Names are written into the text, quoted; nothing depends on the search path, nor
+on whether Postgres quotes every name that it prints.
 """
 
 from __future__ import annotations
@@ -35,43 +36,56 @@ _COLUMN = re.compile(
 _KEY = re.compile(r"^  PRIMARY KEY (\(.+\))$", re.MULTILINE)
 _VIEW = re.compile(r'CREATE VIEW "schema"\.(\w+) AS SELECT\n(.*?)\nWHERE FALSE', re.DOTALL)
 _NULL = re.compile(r"CAST\(NULL AS (\S+)\) AS (\w+)")
-_TYPES = {"BIGINT": "int8", "TEXT": "text"}
+_TYPES = {"BIGINT": "int8", "TEXT": "text", "BIGINT[]": "_int8", "TEXT[]": "_text"}
 _TIMES, _ROW = {"BEFORE": 2, "INSTEAD OF": 64}, 1
 _EVENTS = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
 
 # A host may have its own in the schema, by whatever names: only our functions and tables count.
+# Of what Postgres prints, only the operators in the CHECKs depend on the search path; those that
+# are not its own are in pg_depend. What REINDEX CONCURRENTLY makes in passing is not valid.
 _ACTUAL = """
 SELECT 'function ' || proname,
-  concat_ws(' ', prosecdef::text, provolatile, array_to_string(proconfig, ' '), prosrc)
+  concat_ws(' ', prosecdef, provolatile, array_to_string(proconfig, ' '), prosrc)
 FROM pg_proc WHERE pronamespace = {oid} AND proname IN ({functions}) AND pronargs = 0
+UNION ALL
+SELECT concat(CASE relkind WHEN 'v' THEN 'view ' ELSE 'table ' END, relname), concat_ws(' ',
+  relkind, relpersistence, relrowsecurity AND relforcerowsecurity,
+  EXISTS (SELECT FROM pg_inherits WHERE pg_class.oid IN (inhparent, inhrelid)))
+FROM pg_class WHERE relnamespace = {oid} AND relname IN ({relations})
 UNION ALL
 SELECT concat('trigger ', t.tgname, ' on ', c.relname), concat_ws(' ',
   t.tgtype, concat(t.tgenabled, t.tgattr), f.pronamespace = {oid}, f.proname,
-  substring(pg_get_triggerdef(t.oid) FROM ' WHEN (.*) EXECUTE FUNCTION '))
+  CASE WHEN t.tgqual IS NOT NULL THEN replace(substring(
+    replace(pg_get_triggerdef(t.oid), format(' ON %I.%I', {name}, c.relname), '')
+    FROM ' WHEN (.*?) EXECUTE FUNCTION '), '"', '') END)
 FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS f ON f.oid = t.tgfoid
 WHERE c.relnamespace = {oid} AND c.relname IN ({relations}) AND NOT t.tgisinternal
 UNION ALL
 SELECT 'unique index ' || c.relname, concat_ws(' ', i.indisvalid AND i.indimmediate,
-  substr(pg_get_indexdef(c.oid), 1 + length(
-    format('CREATE UNIQUE INDEX %I ON %I.%I ', c.relname, {name}, o.relname))))
+  replace(substr(pg_get_indexdef(c.oid), 1 + length(
+    format('CREATE UNIQUE INDEX %I ON %I.%I ', c.relname, {name}, o.relname))), '"', ''))
 FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
 JOIN pg_class AS o ON o.oid = i.indrelid
 WHERE o.relnamespace = {oid} AND o.relname IN ({tables}) AND i.indisunique
+  AND (i.indisvalid OR c.relname !~ '_cc(new|old)[0-9]*$')
 UNION ALL
 SELECT concat('column ', c.relname, '.', a.attname), concat_ws(' ',
-  t.typnamespace::regnamespace, t.typname, l.collnamespace::regnamespace, l.collname,
+  (SELECT nspname FROM pg_namespace WHERE oid = t.typnamespace), t.typname,
+  (SELECT nspname FROM pg_namespace WHERE oid = l.collnamespace), l.collname,
   concat(a.attnotnull, a.attidentity, a.attgenerated), pg_get_expr(d.adbin, d.adrelid))
 FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
 JOIN pg_type AS t ON t.oid = a.atttypid LEFT JOIN pg_collation AS l ON l.oid = a.attcollation
 LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
-WHERE c.relnamespace = {oid} AND c.relname IN ({tables}) AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relnamespace = {oid} AND c.relname IN ({relations})
+  AND a.attnum > 0 AND NOT a.attisdropped
 UNION ALL
-SELECT concat('constraint ', k.conname, ' on ', c.relname), pg_get_constraintdef(k.oid)
+SELECT concat('constraint ', k.conname, ' on ', c.relname), concat_ws(' ',
+  EXISTS (SELECT FROM pg_depend AS d
+    WHERE d.classid = k.tableoid AND d.objid = k.oid AND d.refclassid <> c.tableoid),
+  regexp_replace(
+    replace(pg_get_constraintdef(k.oid), '"', ''), 'OPERATOR.pg_catalog[.](.).', $$\\1$$))
 FROM pg_constraint AS k JOIN pg_class AS c ON c.oid = k.conrelid
 WHERE c.relnamespace = {oid} AND c.relname IN ({tables}) AND k.contype IN ('c', 'f', 'x')
-UNION ALL
-SELECT 'view ' || relname, pg_get_viewdef(oid)
-FROM pg_class WHERE relnamespace = {oid} AND relname IN ({relations}) AND relkind = 'v'
 UNION ALL
 SELECT concat('rule ', r.rulename, ' on ', c.relname), ''
 FROM pg_rewrite AS r JOIN pg_class AS c ON c.oid = r.ev_class
@@ -115,7 +129,9 @@ def check(schema: str | None) -> Steps[int]:
     """The schema's version. Raises `SchemaError` unless it is the one this code is written for.
 
     Looked at are the guard's functions and their rights, and of the tables and the view all that
-    decides what they take: columns, constraints, unique indexes, triggers and rules.
+    decides what they take and keep: columns, constraints, unique indexes, triggers, rules, what
+    inherits, row security that binds the owner, whether a crash empties them. Not the view's own
+    rows: nobody reads them.
     """
     found = yield from version(schema)
     expect(found, migrations.latest("postgres"))
@@ -176,7 +192,7 @@ def _expected(schema: str | None) -> dict[str, str]:
     script = _script()
     expected = {}
     for name, head, body in _FUNCTION.findall(script):
-        definer = "true" if "SECURITY DEFINER" in head else "false"
+        definer = "t" if "SECURITY DEFINER" in head else "f"
         volatile = "s" if "STABLE" in head else "v"
         settings = [f"{setting}={value}" for setting, value in _SETTING.findall(head)]
         here = body.replace('"schema"', quoted(schema))
@@ -190,8 +206,10 @@ def _expected(schema: str | None) -> dict[str, str]:
     for name, columns in _UNIQUE.findall(script):
         expected[f"unique index {name}"] = f"t USING btree {columns}"
     for name, body in _VIEW.findall(script):
-        nulls = [f"NULL::{kind.lower()} AS {column}" for kind, column in _NULL.findall(body)]
-        expected[f"view {name}"] = " SELECT " + ",\n    ".join(nulls) + "\n  WHERE false;"
+        expected[f"view {name}"] = "v p f f"
+        for kind, column in _NULL.findall(body):
+            collation = "pg_catalog default " if "TEXT" in kind else ""
+            expected[f"column {name}.{column}"] = f"pg_catalog {_TYPES[kind]} {collation}f"
     for name, body in _TABLE.findall(script):
         expected |= _expected_of_table(name, body)
     return expected
@@ -199,13 +217,13 @@ def _expected(schema: str | None) -> dict[str, str]:
 
 def _expected_of_table(table: str, body: str) -> dict[str, str]:
     """Its columns, its checks, its primary key."""
-    expected, keys = {}, _KEY.findall(body)
+    expected, keys = {f"table {table}": "r p f f"}, _KEY.findall(body)
     for name, kind, collation, required, default, key, check in _COLUMN.findall(body):
         told = ["pg_catalog", _TYPES[kind], collation and f"pg_catalog {collation}"]
         told += ["t" if required else "f", default]
         expected[f"column {table}.{name}"] = " ".join(filter(None, told))
         if check:  # both named as Postgres names them
-            expected[f"constraint {table}_{name}_check on {table}"] = f"CHECK (({check}))"
+            expected[f"constraint {table}_{name}_check on {table}"] = f"f CHECK (({check}))"
         if key:
             keys.append(f"({name})")
     return expected | {f"unique index {table}_pkey": f"t USING btree {key}" for key in keys}
