@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 
 import pytest
 from attrs import evolve
@@ -99,7 +100,7 @@ def test_members_for_programs() -> None:
 @pytest.mark.parametrize(
     "members",
     [
-        {"of": object()},
+        {"of": Decimal(1)},
         {"of": {"of": [b"bytes"]}},
         {"of": float("nan")},
         {"of": "key\ud800"},
