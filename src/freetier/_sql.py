@@ -20,15 +20,13 @@ from freetier import _rows
 from freetier import _sql_parts as parts
 from freetier.entries import Entry, Grant, Kind, PoolStatus
 from freetier.repository import PAGE, SWEEP_LIMIT, Books, Deposit, Draw, Ending, View
-from freetier.values import Decision, Request, to_us
+from freetier.values import MAX_STORED, Decision, Request, to_us
 
 T = TypeVar("T")
 Params = Mapping[str, int | str | None]
 
 POOL: Final = "main"
 """The pool's name in every table; one pool for now."""
-
-_LAST: Final = 2**63 - 1
 
 LOOK: Final = f"""
 SELECT p.now_us, p.balance_sats, p.reserved_sats, {parts.DUE_SATS}, {parts.DUE},
@@ -287,8 +285,8 @@ def entries(after: int = 0, limit: int = PAGE) -> Query[list[Entry]]:
     # After the last number that a database can hold there is nothing, and it cannot be asked.
     params: Params = {
         "pool": POOL,
-        "first": min(after + 1, _LAST),
-        "limit": limit if after < _LAST else 0,
+        "first": min(after + 1, MAX_STORED),
+        "limit": limit if after < MAX_STORED else 0,
     }
     return Query(ENTRIES, params, _rows.entries)
 

@@ -106,7 +106,11 @@ def checked_path(database: object) -> str:
 
 
 def _may(path: Path, mode: int) -> bool:
-    """Not by opening it: to close a file ends the locks that SQLite has on it in this process."""
+    """Whether this user has the right.
+
+    The file is not opened for that: to close it would end the locks that SQLite has on it in this
+    process.
+    """
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 

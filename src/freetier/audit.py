@@ -24,11 +24,12 @@ from freetier.journal import DRAWS, ENDINGS, once
 from freetier.repository import Books, Repository
 from freetier.sealing import START, Head
 from freetier.steps import Step, Steps
+from freetier.values import MAX_STORED
 
 __all__ = ["INVARIANTS", "SEALED", "Problem", "Report", "audit"]
 
 
-_BEFORE_ALL: Final = -(2**63) - 1
+_BEFORE_ALL: Final = -MAX_STORED - 2
 """Below every `seq` that a database could hold: an entry planted before the first is read too."""
 
 

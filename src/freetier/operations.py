@@ -21,6 +21,7 @@ from freetier.sealing import START, Head, seal
 from freetier.steps import Operation, Steps, ask
 from freetier.values import (
     MAX_SATS,
+    MAX_STORED,
     MAX_TTL_S,
     Decision,
     Request,
@@ -37,8 +38,6 @@ Clock = Callable[[], datetime]
 OnUnavailable = Literal["raise", "gate"]
 Listing = Callable[[T | None], Operation[list[T]]]
 """Gives the page after its argument, the first one after None; the last page is empty."""
-
-_MAX_SEQ = 2**63
 
 
 class Operations:
@@ -128,7 +127,7 @@ class Operations:
         return lambda last: _reading(lambda: ask(lambda store: store.open_grants(now, last)))
 
     def journal(self, after: int) -> Listing[Entry]:
-        if type(after) is not int or not 0 <= after < _MAX_SEQ:
+        if type(after) is not int or not 0 <= after <= MAX_STORED:
             raise InvalidInput("after", after, "a seq from 0")
         return lambda last: _reading(
             lambda: ask(lambda store: store.entries(after if last is None else last.seq))

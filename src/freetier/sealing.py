@@ -18,12 +18,11 @@ from freetier.entries import Entry
 from freetier.errors import IntegrityError, InvalidInput
 from freetier.repository import page_after
 from freetier.steps import Steps
-from freetier.values import EPOCH, check_type, to_us
+from freetier.values import EPOCH, MAX_STORED, check_type, to_us
 
 _AS_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _HEAD = re.compile(r"([0-9]{1,19}):([0-9a-f]{64})", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_MOST_SEQ = 2**63 - 1
 
 
 @frozen
@@ -37,8 +36,8 @@ class Head:
     digest: str
 
     def __attrs_post_init__(self) -> None:
-        if type(self.seq) is not int or not 0 <= self.seq <= _MOST_SEQ:
-            raise InvalidInput("seq", self.seq, f"a seq from 0 to {_MOST_SEQ}")
+        if type(self.seq) is not int or not 0 <= self.seq <= MAX_STORED:
+            raise InvalidInput("seq", self.seq, f"a seq from 0 to {MAX_STORED}")
         check_type("digest", self.digest, str)
         if not _DIGEST.fullmatch(self.digest):
             raise InvalidInput("digest", self.digest, "64 lowercase hex digits")

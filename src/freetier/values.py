@@ -17,6 +17,8 @@ from freetier.errors import InvalidInput
 
 MAX_SATS = 2_100_000_000_000_000
 """All the bitcoin there will ever be, in sats: the upper bound of every amount."""
+MAX_STORED = 2**63 - 1
+"""The largest whole number that every database holds."""
 MAX_TTL_S = 366 * 24 * 3600
 """The longest that a grant may be held, in seconds."""
 WHOLE_BP = 10_000
@@ -107,7 +109,7 @@ class Snapshot:
     def __attrs_post_init__(self) -> None:
         check_time("at", self.at)
         for name in _SNAPSHOT_SATS:
-            check_sats(name, getattr(self, name), most=_MOST_COUNTED)
+            check_sats(name, getattr(self, name), most=MAX_STORED)
         if self.reserved_sats > self.balance_sats:
             raise InvalidInput("reserved_sats", self.reserved_sats, "at most the balance")
 
@@ -117,7 +119,6 @@ class Snapshot:
         return self.balance_sats - self.reserved_sats
 
 
-_MOST_COUNTED = 2**63 - 1
 _SNAPSHOT_SATS = (
     "balance_sats",
     "reserved_sats",
